@@ -1,1 +1,5 @@
+//! Skep puts one Docker API endpoint in front of a fleet of Docker engines.
 
+pub mod discovery;
+pub mod model;
+pub mod scheduler;
