@@ -477,3 +477,6 @@ fn fulfil(held: &mut HashMap<u64, Held>, index: &mut Index, slot: u32, seen: &Co
         _ => true,
     });
 }
+
+#[cfg(test)]
+mod tests;
