@@ -37,7 +37,7 @@ fn killed_node_is_left_out_until_it_is_back() {
         error.contains(" running on unhealthy node node-1"),
         "{error}"
     );
-    for name in ["a", "b", "c", "d"] {
+    for name in ["c-a", "c-b", "c-c", "c-d"] {
         assert_ne!(bed.placed(name, &[]), "node-1");
     }
     let error = bed.refused(&["-e", "constraint:node==node-1"]);

@@ -222,18 +222,18 @@ fn info_has_the_layout_that_tools_parse() {
 #[test]
 fn info_counts_containers_by_state() {
     Bed::with_each_client(|bed| {
-        bed.sleeper("a", &[]);
-        bed.sleeper("b", &[]);
-        bed.sleeper("c", &[]);
-        bed.docker.ok(&["pause", "b"]);
-        bed.docker.ok(&["kill", "c"]);
-        bed.await_state("c", "exited");
+        bed.sleeper("c-a", &[]);
+        bed.sleeper("c-b", &[]);
+        bed.sleeper("c-c", &[]);
+        bed.docker.ok(&["pause", "c-b"]);
+        bed.docker.ok(&["kill", "c-c"]);
+        bed.await_state("c-c", "exited");
         let format =
             "{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}}";
         assert_eq!(bed.docker.ok(&["info", "--format", format]), "3 1 1 1");
         let shown = bed.docker.ok(&["info"]);
         assert!(shown.contains(" Nodes: 3\n"), "{shown}");
-        bed.docker.ok(&["unpause", "b"]);
+        bed.docker.ok(&["unpause", "c-b"]);
     });
 }
 

@@ -8,7 +8,7 @@ pub const REFUSAL: &str = "Unable to find a node that satisfies the following co
 #[test]
 fn spread_gives_each_node_one_container() {
     Bed::with_each_client(|bed| {
-        let mut nodes = ["a", "b", "c"].map(|name| bed.placed(name, &[]));
+        let mut nodes = ["c-a", "c-b", "c-c"].map(|name| bed.placed(name, &[]));
         nodes.sort();
         assert_eq!(nodes, ["node-0", "node-1", "node-2"]);
     });
@@ -19,7 +19,7 @@ fn spread_counts_stopped_containers() {
     let bed = Bed::new(&[]);
     bed.sleeper("stopped", &["-e", "constraint:node==node-0"]);
     bed.docker.ok(&["stop", "stopped"]);
-    let mut nodes = ["a", "b"].map(|name| bed.placed(name, &[]));
+    let mut nodes = ["c-a", "c-b"].map(|name| bed.placed(name, &[]));
     nodes.sort();
     assert_eq!(nodes, ["node-1", "node-2"]);
 }
@@ -37,14 +37,14 @@ fn binpack_fills_one_node_first() {
 fn constraint_chooses_a_node_by_its_name() {
     Bed::with_each_client(|bed| {
         // More than one on the same node: spread alone would not do that.
-        for name in ["a", "b", "c"] {
+        for name in ["c-a", "c-b", "c-c"] {
             assert_eq!(
                 bed.placed(name, &["-e", "constraint:node==node-1"]),
                 "node-1"
             );
         }
         let label = r#"com.docker.swarm.constraints=["node==node-2"]"#;
-        for name in ["d", "e"] {
+        for name in ["c-d", "c-e"] {
             assert_eq!(bed.placed(name, &["--label", label]), "node-2");
         }
     });
@@ -53,15 +53,15 @@ fn constraint_chooses_a_node_by_its_name() {
 #[test]
 fn constraint_chooses_nodes_by_an_engine_label() {
     let bed = Bed::new(&[]);
-    for name in ["a", "b"] {
+    for name in ["c-a", "c-b"] {
         assert_eq!(bed.placed(name, &["-e", "constraint:disk==ssd"]), "node-0");
     }
     let both = ["-e", "constraint:disk==hdd", "-e", "constraint:rack!=b"];
-    for name in ["c", "d"] {
+    for name in ["c-c", "c-d"] {
         assert_eq!(bed.placed(name, &both), "node-1");
     }
     let label = r#"com.docker.swarm.constraints=["disk==h*","rack==/^b$/"]"#;
-    for name in ["e", "f"] {
+    for name in ["c-e", "c-f"] {
         assert_eq!(bed.placed(name, &["--label", label]), "node-2");
     }
 }
@@ -89,7 +89,7 @@ fn value_of_a_single_slash_is_an_error_and_harms_nothing() {
 fn soft_rules_are_dropped_one_by_one() {
     let bed = Bed::new(&[]);
     // node-0 is the last that spread would choose.
-    for name in ["a", "b"] {
+    for name in ["c-a", "c-b"] {
         bed.sleeper(name, &["-e", "constraint:node==node-0"]);
     }
     let both = [
@@ -115,14 +115,14 @@ fn soft_rules_are_dropped_one_by_one() {
 fn affinity_follows_and_avoids_a_container() {
     let bed = Bed::new(&[]);
     bed.sleeper("web", &["-e", "constraint:node==node-1"]);
-    for (name, option) in [("a", "-e"), ("b", "--label")] {
+    for (name, option) in [("c-a", "-e"), ("c-b", "--label")] {
         let rule = match option {
             "-e" => "affinity:container==web",
             _ => r#"com.docker.swarm.affinities=["container==web"]"#,
         };
         assert_eq!(bed.placed(name, &[option, rule]), "node-1");
     }
-    for name in ["c", "d", "e", "f"] {
+    for name in ["c-c", "c-d", "c-e", "c-f"] {
         assert_ne!(
             bed.placed(name, &["-e", "affinity:container!=web"]),
             "node-1"
@@ -140,11 +140,11 @@ fn affinity_follows_and_avoids_a_label() {
         "db",
         &["-e", "constraint:node==node-2", "--label", "tier=data"],
     );
-    for name in ["a", "b"] {
+    for name in ["c-a", "c-b"] {
         assert_eq!(bed.placed(name, &["-e", "affinity:tier==data"]), "node-2");
     }
     let label = r#"com.docker.swarm.affinities=["tier!=data"]"#;
-    for name in ["c", "d", "e"] {
+    for name in ["c-c", "c-d", "c-e"] {
         assert_ne!(bed.placed(name, &["--label", label]), "node-2");
     }
 }
@@ -162,12 +162,12 @@ fn affinity_follows_an_image() {
             .cloned()
     });
     for (name, rule) in [
-        ("a", "affinity:image==special:1"),
-        ("b", "affinity:image==special"),
+        ("c-a", "affinity:image==special:1"),
+        ("c-b", "affinity:image==special"),
     ] {
         assert_eq!(bed.placed(name, &["-e", rule]), "node-2");
     }
-    for name in ["c", "d", "e"] {
+    for name in ["c-c", "c-d", "c-e"] {
         assert_ne!(
             bed.placed(name, &["-e", "affinity:image!=special"]),
             "node-2"
@@ -178,18 +178,18 @@ fn affinity_follows_an_image() {
 #[test]
 fn published_port_is_free_once_per_node_and_protocol() {
     let bed = Bed::new(&[]);
-    let mut nodes = ["a", "b", "c"].map(|name| bed.placed(name, &["-p", "8080:80"]));
+    let mut nodes = ["c-a", "c-b", "c-c"].map(|name| bed.placed(name, &["-p", "8080:80"]));
     nodes.sort();
     assert_eq!(nodes, ["node-0", "node-1", "node-2"]);
     // A stopped container keeps its port: it may be started again.
-    bed.docker.ok(&["stop", "a"]);
+    bed.docker.ok(&["stop", "c-a"]);
     let error = bed.refused(&["-p", "8080:80"]);
     assert!(
         error.contains(&format!("{REFUSAL}[port 8080 (Bridge mode)]")),
         "{error}"
     );
     bed.sleeper("udp", &["-p", "8080:80/udp"]);
-    bed.docker.ok(&["rm", "a"]);
+    bed.docker.ok(&["rm", "c-a"]);
     bed.sleeper("again", &["-p", "8080:80"]);
 }
 
@@ -197,7 +197,7 @@ fn published_port_is_free_once_per_node_and_protocol() {
 fn exposed_port_in_host_mode_is_free_once_per_node() {
     let bed = Bed::new(&[]);
     let options = ["--net", "host", "--expose", "80"];
-    for name in ["a", "b", "c"] {
+    for name in ["c-a", "c-b", "c-c"] {
         bed.sleeper(name, &options);
     }
     let error = bed.refused(&options);
@@ -212,10 +212,10 @@ fn container_lands_where_what_it_depends_on_is() {
     let bed = Bed::new(&[]);
     bed.sleeper("base", &["-e", "constraint:node==node-2", "-v", "/data"]);
     for (name, option) in [
-        ("a", "--volumes-from=base"),
-        ("b", "--volumes-from=/base:ro"),
-        ("c", "--link=base:alias"),
-        ("d", "--net=container:base"),
+        ("c-a", "--volumes-from=base"),
+        ("c-b", "--volumes-from=/base:ro"),
+        ("c-c", "--link=base:alias"),
+        ("c-d", "--net=container:base"),
     ] {
         assert_eq!(bed.placed(name, &[option]), "node-2", "{option}");
     }
@@ -238,7 +238,7 @@ fn memory_beyond_every_node_is_refused() {
 #[test]
 fn slots_bound_the_number_of_containers() {
     let bed = Bed::over(Fleet::start("slots", 2, "containerslots=2"), &[]);
-    for name in ["a", "b", "c", "d"] {
+    for name in ["c-a", "c-b", "c-c", "c-d"] {
         bed.sleeper(name, &[]);
     }
     let error = bed.refused(&[]);
@@ -252,6 +252,6 @@ fn slots_bound_the_number_of_containers() {
 #[test]
 fn random_places_somewhere() {
     let bed = Bed::new(&["--strategy", "random"]);
-    bed.sleeper("a", &[]);
-    assert!(bed.node_of("a").starts_with("node-"));
+    bed.sleeper("c-a", &[]);
+    assert!(bed.node_of("c-a").starts_with("node-"));
 }
