@@ -68,11 +68,16 @@
 //! - **Events drive, polls check**: one event stream per engine; a sparse, jittered re-list only
 //!   repairs what an event missed. Connections per engine are bounded.
 
+pub mod app;
+pub mod cli;
 pub mod cluster;
+pub mod config;
 pub mod discovery;
 pub mod engine;
 pub mod model;
 pub mod scheduler;
+pub mod signal;
+pub mod telemetry;
 
 #[cfg(test)]
 mod layers;
