@@ -1,10 +1,194 @@
-//! Starts the daemon. This is a stub; the real one is on its way.
+//! Starts the daemon and stops it: the one place where `cluster` and `plugin` meet.
+//!
+//! Everything that can go wrong at start does so before the daemon says it is ready: the
+//! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
-use crate::config::Config;
-use crate::signal::Shutdown;
+use std::num::NonZeroUsize;
 
-/// Runs until `shutdown` begins.
-pub async fn run(_config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    shutdown.started().await;
+use anyhow::{Context, anyhow};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use crate::{
+    api,
+    cluster::{self, Cluster},
+    config::{
+        Config,
+        plugin::{self as plugin_config, Plugin},
+        scheduler::CpuShares,
+    },
+    engine::{inventory::container, transport},
+    plugin::{self, Kind, Loader, Spec},
+    scheduler::Scheduler,
+    signal::Shutdown,
+};
+
+/// Runs the daemon until `shutdown`, then lets requests finish.
+///
+/// # Errors
+///
+/// What keeps the daemon from starting: a plugin that cannot be loaded, an address that cannot be
+/// bound, no discovery.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let listeners = config
+        .listen
+        .iter()
+        .map(api::bind)
+        .collect::<Result<Vec<_>, _>>()?;
+    let specs = specs(&config)?;
+    let cache_dir = config.plugin_host.cache_dir.clone();
+    let mut plugins = tokio::task::spawn_blocking(move || {
+        let loader = Loader::try_new(Some(&cache_dir))?;
+        anyhow::Ok(loader.load(&specs)?)
+    })
+    .await
+    .context("the plugin loader panicked")??;
+    for loaded in &plugins.report {
+        debug!(plugin = loaded.name, origin = ?loaded.origin, took = ?loaded.took, "loaded plugin");
+    }
+    let strategy = plugins
+        .strategies
+        .pop()
+        .ok_or_else(|| anyhow!("no strategy is configured"))?;
+    let backend = plugins
+        .backends
+        .pop()
+        .ok_or_else(|| anyhow!("no discovery is configured"))?;
+    let tasks = TaskTracker::new();
+    // Cancelled after the API has drained: requests under way still need the cluster.
+    let stop_cluster = CancellationToken::new();
+    let cluster = Cluster::start(
+        cluster_options(&config),
+        Scheduler::new(plugins.filters, strategy),
+        backend,
+        &tasks,
+        &stop_cluster,
+    )
+    .context("cannot start the cluster's threads")?;
+    let options = api::Options {
+        cors: config.api.cors,
+        max_body_bytes: usize::try_from(config.api.max_body_bytes).unwrap_or(usize::MAX),
+        grace_period: config.grace_period,
+        ..api::Options::default()
+    };
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        strategy = config.scheduler.strategy,
+        filters = config.scheduler.filters.join(", "),
+        "manager started"
+    );
+    api::serve(listeners, cluster, options, shutdown.token()).await;
+    stop_cluster.cancel();
+    tasks.close();
+    if tokio::time::timeout(config.grace_period, tasks.wait()).await.is_err() {
+        warn!("some tasks did not end in time");
+    }
+    info!("manager stopped");
     Ok(())
+}
+
+fn cluster_options(config: &Config) -> cluster::Options {
+    cluster::Options {
+        limits: transport::Limits {
+            connect_timeout: config.engine.connect_timeout,
+            max_connections: config.engine.max_connections.get(),
+            max_idle: config.engine.max_idle_connections,
+        },
+        request_timeout: config.engine.request_timeout,
+        refresh_min: config.engine.refresh_min_interval,
+        refresh_max: config.engine.refresh_max_interval,
+        failure_limit: config.engine.failure_retry,
+        overcommit: config.scheduler.overcommit,
+        create_retries: config.scheduler.create_retry,
+        cpu_shares: match config.scheduler.cpu_shares {
+            CpuShares::Cores => container::CpuShares::Cores,
+            CpuShares::Shares => container::CpuShares::Shares,
+        },
+        event_queue: NonZeroUsize::get(config.api.event_queue),
+        heartbeat: config.discovery.heartbeat,
+        strategy: config.scheduler.strategy.clone(),
+        filters: config.scheduler.filters.clone(),
+    }
+}
+
+/// The plugins that take part: the filters in order, the strategy, the discovery backend.
+fn specs(config: &Config) -> anyhow::Result<Vec<Spec>> {
+    let named = |name: &str| {
+        config
+            .plugin(name)
+            .ok_or_else(|| anyhow!("no plugin `{name}` is configured"))
+    };
+    let mut specs = Vec::new();
+    for name in &config.scheduler.filters {
+        specs.push(spec(config, named(name)?)?);
+    }
+    specs.push(spec(config, named(&config.scheduler.strategy)?)?);
+    let discovery = config
+        .discovery_plugin()
+        .ok_or_else(|| anyhow!("discovery required to manage a cluster: give a URL, or set discovery.url"))?;
+    specs.push(spec(config, &discovery)?);
+    Ok(specs)
+}
+
+/// One plugin's configuration in the host's words.
+fn spec(config: &Config, from: &Plugin) -> anyhow::Result<Spec> {
+    let kind = match from.kind {
+        plugin_config::PluginKind::Filter => Kind::Filter,
+        plugin_config::PluginKind::Strategy => Kind::Strategy,
+        plugin_config::PluginKind::Discovery => Kind::Discovery,
+        plugin_config::PluginKind::Volume => Kind::Volume,
+    };
+    let source = match &from.source {
+        plugin_config::Source::Builtin(name) => plugin::Source::Builtin(format!("{kind}-{name}")),
+        plugin_config::Source::File(path) => plugin::Source::File(path.clone()),
+    };
+    let mut spec = Spec::new(&from.name, kind, source);
+    spec.sha256 = from.sha256.as_deref().map(digest).transpose()?;
+    spec.settings = serde_json::to_value(&from.settings)
+        .with_context(|| format!("plugins.{}.settings cannot be written as JSON", from.name))?;
+    spec.on_failure = match from.on_failure {
+        Some(plugin_config::OnFailure::Skip) => plugin::OnFailure::Skip,
+        Some(plugin_config::OnFailure::Deny) | None => plugin::OnFailure::Deny,
+    };
+    spec.fallback = match &from.fallback {
+        Some(name) => {
+            let fallback = config
+                .plugin(name)
+                .ok_or_else(|| anyhow!("no plugin `{name}` is configured"))?;
+            // A fallback's own fallback is left out: two may name each other.
+            let alone = Plugin {
+                fallback: None,
+                ..fallback.clone()
+            };
+            Some(Box::new(self::spec(config, &alone)?))
+        }
+        None => None,
+    };
+    spec.allow.files.clone_from(&from.allow.files);
+    Ok(spec)
+}
+
+/// 64 hexadecimal digits as bytes.
+fn digest(text: &str) -> anyhow::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return Err(anyhow!("`{text}` is no SHA-256 digest"));
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16)
+            .with_context(|| format!("`{text}` is no SHA-256 digest"))?;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_64_hexadecimal_digits() {
+        assert_eq!(digest(&"0f".repeat(32)).unwrap(), [15; 32]);
+        assert!(digest("0f").is_err());
+        assert!(digest(&"zz".repeat(32)).is_err());
+    }
 }

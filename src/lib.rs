@@ -68,6 +68,9 @@
 //! - **Events drive, polls check**: one event stream per engine; a sparse, jittered re-list only
 //!   repairs what an event missed. Connections per engine are bounded.
 
+#![recursion_limit = "256"] // `docker info` has that many members
+
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod cluster;

@@ -304,6 +304,15 @@ pub(crate) mod tests {
         }
     }
 
+    /// A cluster of these nodes.
+    pub(crate) fn cluster(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for node in nodes {
+            snapshot.put(node);
+        }
+        snapshot
+    }
+
     pub(crate) fn container(id: &str, names: &[&str], swarm_id: &str) -> Container {
         Container {
             id: Arc::from(id),

@@ -291,12 +291,32 @@ impl Client {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Bytes, ClientError> {
+        self.call_at(method, &self.path(path), headers, body).await
+    }
+
+    /// Sends a small request to `path` as it stands, version prefix included, and returns the
+    /// whole answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Client::call`].
+    pub async fn call_at(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes, ClientError> {
         let mut request = self.request(method, transport::full(body));
         for (name, value) in headers {
             request.headers_mut().append(name, value.clone());
         }
         self.within(async {
-            let response = self.transport.send(request, &self.path(path)).await?;
+            let response = self.transport.send(request, path).await?;
             self.accept(response).await
         })
         .await?

@@ -1,0 +1,48 @@
+//! The Docker API in front of the cluster.
+//!
+//! ```text
+//! server    connections: accepted, served, drained
+//! router    method and path -> route
+//! handlers  one file for each kind of object
+//! proxy     a request to the engine that owns the object, bytes in, bytes out
+//! tunnel    an upgraded connection (attach, exec) to that engine
+//! entries   a container's list entry as the cluster shows it
+//! error     the one place that knows HTTP statuses
+//! ```
+//!
+//! A request takes one snapshot of the cluster and works on that. What an engine answers is passed
+//! on as it came; what the cluster adds (the node, addresses, a status after the engine died) is
+//! put into the engine's JSON without decoding the rest.
+
+use std::time::Duration;
+
+mod duration;
+mod entries;
+mod error;
+mod event_filter;
+mod handlers;
+mod list_filters;
+mod proxy;
+mod query;
+mod router;
+mod server;
+mod tunnel;
+
+pub use self::server::{BindError, Listener, bind, serve};
+
+/// The newest API version that is advertised, whatever the engines speak.
+pub const MAX_API_VERSION: (u32, u32) = (1, 51);
+
+/// Advertised while no engine is healthy.
+pub const DEFAULT_API_VERSION: (u32, u32) = (1, 41);
+
+/// What the API needs to know from the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether browsers of other origins may use the API.
+    pub cors: bool,
+    /// The longest body of a request that is held in memory.
+    pub max_body_bytes: usize,
+    /// How long requests may go on after shutdown began.
+    pub grace_period: Duration,
+}

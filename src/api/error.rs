@@ -1,0 +1,151 @@
+//! Errors as clients see them: a status and `{"message": …}`.
+//!
+//! The one place that knows which failure has which status. The texts are classic Swarm's where
+//! its clients match them, and the engine's own where the engine refused.
+
+use http::{HeaderValue, Method, Response, StatusCode, header};
+
+use crate::{
+    cluster::create::CreateError,
+    engine::{
+        client::ClientError,
+        raw::MemberError,
+        transport::{self, Body, TransportError},
+    },
+};
+
+/// What a client gets instead of an answer.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    message: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+
+    /// The request cannot be understood.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// A list filter has a value that cannot be.
+    pub fn bad_filter(name: &str, value: &str) -> Self {
+        Self::bad_request(format!("invalid filter '{name}={value}'"))
+    }
+
+    /// No such object; the text names it.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// No such container, as most routes say it.
+    pub fn no_container(reference: &str) -> Self {
+        Self::not_found(format!("No such container: {reference}"))
+    }
+
+    /// The container is there, but its node cannot be reached.
+    pub fn unhealthy(reference: &str, node: &str) -> Self {
+        Self::internal(format!(
+            "Container {reference} running on unhealthy node {node}"
+        ))
+    }
+
+    /// The request is fine and cannot be fulfilled.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// A route of the Docker API that is not there yet.
+    pub fn unsupported(method: &Method, path: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            format!("{method} {path} is not supported yet"),
+        )
+    }
+
+    /// What classic Swarm refused too.
+    pub fn not_in_cluster() -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "Not supported in clustering mode.",
+        )
+    }
+
+    /// The body is longer than what is held in memory.
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the request body is longer than {limit} bytes"),
+        )
+    }
+
+    /// The answer: JSON, never anything else.
+    pub fn response(&self) -> Response<Body> {
+        let json = serde_json::json!({ "message": self.message }).to_string() + "\n";
+        let mut response = Response::new(transport::full(json));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        response
+    }
+
+    /// For the log.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl From<TransportError> for ApiError {
+    fn from(error: TransportError) -> Self {
+        let status = match error {
+            TransportError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            TransportError::Connect { .. }
+            | TransportError::Lost { .. }
+            | TransportError::Timeout { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<ClientError> for ApiError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Transport(error) => error.into(),
+            ClientError::Engine { status, message } => Self::new(status, message),
+            ClientError::Answer { .. } => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<CreateError> for ApiError {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::NameTaken(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            CreateError::Body(error) => error.into(),
+            CreateError::Engine(error) => error.into(),
+            CreateError::Policy(_) | CreateError::Schedule(_) | CreateError::NodeGone => {
+                Self::internal(error.to_string())
+            }
+            CreateError::ShuttingDown => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
+        }
+    }
+}
+
+impl From<MemberError> for ApiError {
+    fn from(error: MemberError) -> Self {
+        let cause = std::error::Error::source(&error)
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
+        Self::bad_request(format!("{error}{cause}"))
+    }
+}

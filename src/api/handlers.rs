@@ -1,0 +1,211 @@
+//! What each route does.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DEFAULT_API_VERSION, MAX_API_VERSION, Options,
+    error::ApiError,
+    query::Query,
+    router::{Route, Target, route},
+};
+use crate::{
+    cluster::{Cluster, snapshot::Snapshot},
+    engine::transport::{self, Body},
+};
+
+mod containers;
+mod events;
+mod exec;
+mod images;
+mod list;
+mod networks;
+mod system;
+mod volumes;
+
+/// What every handler has.
+pub struct Context {
+    cluster: Cluster,
+    options: Options,
+    shutdown: CancellationToken,
+}
+
+/// An answer, or why there is none.
+type Answer = Result<Response<Body>, ApiError>;
+
+impl Context {
+    /// Prepares to answer requests about `cluster`.
+    pub fn new(cluster: Cluster, options: Options, shutdown: CancellationToken) -> Self {
+        Self {
+            cluster,
+            options,
+            shutdown,
+        }
+    }
+
+    /// Adds what every answer carries.
+    pub fn decorate(&self, response: &mut Response<Body>) {
+        let version = api_version(&self.cluster.snapshot());
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_str(&version_text(version)) {
+            headers.insert("Api-Version", value);
+        }
+        headers.insert("Docker-Experimental", HeaderValue::from_static("false"));
+        headers.insert("Ostype", HeaderValue::from_static("linux"));
+        headers.insert(
+            header::SERVER,
+            HeaderValue::from_static(concat!("Skep/", env!("CARGO_PKG_VERSION"), " (linux)")),
+        );
+        if self.options.cors {
+            for (name, value) in [
+                ("Access-Control-Allow-Origin", "*"),
+                (
+                    "Access-Control-Allow-Headers",
+                    "Origin, X-Requested-With, Content-Type, Accept",
+                ),
+                (
+                    "Access-Control-Allow-Methods",
+                    "GET, POST, DELETE, PUT, OPTIONS, HEAD",
+                ),
+            ] {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+        }
+    }
+}
+
+/// Answers one request.
+///
+/// # Errors
+///
+/// What the client gets instead of an answer.
+pub async fn handle(context: &std::sync::Arc<Context>, request: Request<Incoming>) -> Answer {
+    let Target { version, route } = route(request.method(), request.uri().path());
+    let query = Query::parse(request.uri().query());
+    match route {
+        Route::Ping => Ok(system::ping(request.method())),
+        Route::Info => Ok(system::info(context)),
+        Route::Version => Ok(system::version(context)),
+        Route::Events => events::follow(context, &query),
+        Route::Containers => list::list(context, &query),
+        Route::Create => containers::create(context, version, &query, request).await,
+        Route::Inspect(name) => {
+            containers::inspect(context, version.as_deref(), &name, &query).await
+        }
+        Route::Rename(name) => containers::rename(context, &name, &query).await,
+        Route::Remove(name) => {
+            containers::remove(context, version.as_deref(), &name, &query, request).await
+        }
+        Route::Container(name, operation) => {
+            containers::operate(
+                context,
+                version.as_deref(),
+                &name,
+                operation,
+                &query,
+                request,
+            )
+            .await
+        }
+        Route::ExecCreate(name) => exec::create(context, version.as_deref(), &name, request).await,
+        Route::Exec(id, path) => {
+            exec::operate(context, version.as_deref(), &id, path, &query, request).await
+        }
+        Route::Images => images::list(context, version.as_deref(), &query),
+        Route::Image(name, path) => {
+            images::forward(context, version.as_deref(), &name, path, &query, request).await
+        }
+        Route::Networks => networks::list(context, &query),
+        Route::Network(name) => {
+            networks::inspect(context, version.as_deref(), &name, &query, request).await
+        }
+        Route::Volumes => volumes::list(context, &query),
+        Route::Volume(name) => {
+            volumes::inspect(context, version.as_deref(), &name, &query, request).await
+        }
+        Route::Options if context.options.cors => Ok(Response::new(transport::empty())),
+        Route::Redirect(path) => Ok(redirect(&path, &query)),
+        Route::NotInCluster => Err(ApiError::not_in_cluster()),
+        Route::Unsupported => Err(ApiError::unsupported(
+            request.method(),
+            request.uri().path(),
+        )),
+        Route::Options | Route::Unknown => Err(ApiError::not_found("page not found")),
+    }
+}
+
+/// A JSON answer with status 200.
+fn json(value: &impl Serialize) -> Response<Body> {
+    json_with(StatusCode::OK, value)
+}
+
+fn json_with(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    // Writing to memory cannot fail, and none of our values has keys that are no text.
+    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    bytes.push(b'\n');
+    json_bytes(status, transport::full(bytes))
+}
+
+fn json_bytes(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+fn no_content() -> Response<Body> {
+    let mut response = Response::new(transport::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+fn redirect(path: &str, query: &Query) -> Response<Body> {
+    let mut response = Response::new(transport::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::from_str(&format!("{path}{}", query.suffix())) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// Reads a body into memory, as far as is allowed.
+async fn read_body(context: &Context, body: Incoming) -> Result<Bytes, ApiError> {
+    let limit = context.options.max_body_bytes;
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(ApiError::too_large(limit))
+        }
+        Err(error) => Err(ApiError::bad_request(format!(
+            "the request body broke off: {error}"
+        ))),
+    }
+}
+
+/// The path for an engine, with the version the client used.
+fn engine_path(version: Option<&str>, path: &str, query: &Query) -> String {
+    let prefix = version.map_or_else(String::new, |version| format!("/v{version}"));
+    format!("{prefix}{path}{}", query.suffix())
+}
+
+/// What is advertised: the newest version that every healthy engine speaks.
+fn api_version(snapshot: &Snapshot) -> (u32, u32) {
+    let engines = snapshot
+        .nodes()
+        .filter(|node| node.inventory.is_healthy())
+        .filter_map(|node| Some(node.inventory.specs.as_ref()?.api_version));
+    engines
+        .min()
+        .map_or(DEFAULT_API_VERSION, |version| version.min(MAX_API_VERSION))
+}
+
+fn version_text((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}

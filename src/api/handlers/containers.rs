@@ -1,0 +1,215 @@
+//! One container: created, looked at, and handed to its engine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use hyper::body::Incoming;
+
+use super::{Answer, Context, engine_path, json, json_bytes, no_content, read_body};
+use crate::{
+    api::{
+        entries::Binding,
+        error::ApiError,
+        proxy::{self, Aftermath},
+        query::Query,
+        router::{Effect, Operation},
+    },
+    cluster::{
+        create::CreateRequest,
+        snapshot::{Found, Node},
+    },
+    engine::{
+        client::{ClientError, REGISTRY_AUTH},
+        monitor::Refresh,
+        raw::RawObject,
+        transport,
+    },
+};
+
+/// `POST /containers/create`
+pub async fn create(
+    context: &Context,
+    version: Option<String>,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Answer {
+    let auth = request.headers().get(REGISTRY_AUTH).cloned();
+    let body = read_body(context, request.into_body()).await?;
+    let body = RawObject::parse(&body)
+        .map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))?;
+    let created = context
+        .cluster
+        .create(CreateRequest {
+            name: query.get("name").to_owned(),
+            body,
+            version,
+            query: query.without("name"),
+            auth,
+        })
+        .await?;
+    Ok(json_bytes(
+        StatusCode::CREATED,
+        transport::full(created.body),
+    ))
+}
+
+/// `GET /containers/{name}/json`: the engine's document with the node in it.
+pub async fn inspect(
+    context: &Context,
+    version: Option<&str>,
+    name: &str,
+    query: &Query,
+) -> Answer {
+    let missing = || ApiError::not_found(format!("No such container: {name}"));
+    let found = context
+        .cluster
+        .snapshot()
+        .container(name)
+        .ok_or_else(missing)?;
+    check_healthy(name, &found)?;
+    let path = engine_path(
+        version,
+        &format!("/containers/{}/json", found.container.id),
+        query,
+    );
+    let document = found
+        .node
+        .client
+        .call_at(Method::GET, &path, &HeaderMap::new(), Bytes::new())
+        .await
+        .inspect_err(|error| note_failure(context, &found.node, error))?;
+    let mut document = RawObject::parse(&document).map_err(|error| {
+        ApiError::internal(format!("the engine's document is not JSON: {error}"))
+    })?;
+    add_node(&mut document, &found.node)?;
+    Ok(json(&document))
+}
+
+/// Puts the node, and its address where the engine says "all addresses", into the document.
+fn add_node(document: &mut RawObject, node: &Node) -> Result<(), ApiError> {
+    let inventory = &node.inventory;
+    let ip = inventory.ip_text();
+    let mut settings = document.object("NetworkSettings")?;
+    let ports: Option<std::collections::BTreeMap<String, Option<Vec<Binding>>>> =
+        settings.parsed("Ports")?;
+    if let Some(mut ports) = ports
+        && !ports.is_empty()
+        && !ip.is_empty()
+    {
+        for binding in ports.values_mut().flatten().flatten() {
+            binding.set_node_ip(&ip);
+        }
+        settings.set("Ports", &ports);
+        document.set("NetworkSettings", &settings);
+    }
+    let mut own = RawObject::default();
+    own.set("ID", &inventory.node_id());
+    own.set("IP", &ip);
+    own.set("Addr", &inventory.addr.to_string());
+    own.set("Name", &inventory.name());
+    if let Some(specs) = &inventory.specs {
+        own.set("Cpus", &specs.cpus);
+        own.set("Memory", &specs.memory_bytes);
+        own.set("Labels", &specs.labels);
+    }
+    document.set("Node", &own);
+    Ok(())
+}
+
+/// `POST /containers/{name}/rename`
+pub async fn rename(context: &Context, name: &str, query: &Query) -> Answer {
+    let found = find(context, name)?;
+    let wanted = query.get("name");
+    if wanted.trim_start_matches('/').is_empty() {
+        return Err(ApiError::bad_request(
+            "Neither old nor new names may be empty",
+        ));
+    }
+    context.cluster.rename(&found, wanted).await?;
+    Ok(no_content())
+}
+
+/// `DELETE /containers/{name}`
+pub async fn remove(
+    context: &Context,
+    version: Option<&str>,
+    name: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Answer {
+    let missing = || ApiError::not_found(format!("Container {name} not found"));
+    let found = context
+        .cluster
+        .snapshot()
+        .container(name)
+        .ok_or_else(missing)?;
+    check_healthy(name, &found)?;
+    let id = &found.container.id;
+    // A link is removed under the name of the alias, which the engine knows and the ID hides.
+    let target = if query.flag("link") { name } else { id };
+    let path = engine_path(version, &format!("/containers/{target}"), query);
+    let after = Aftermath::AtHead(Refresh::Container(Arc::clone(id)));
+    proxy::forward(&context.cluster, &found.node, request, &path, after).await
+}
+
+/// Everything else about one container.
+pub async fn operate(
+    context: &Context,
+    version: Option<&str>,
+    name: &str,
+    operation: Operation,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Answer {
+    let found = find(context, name)?;
+    let id = &found.container.id;
+    let path = engine_path(
+        version,
+        &format!("/containers/{id}/{}", operation.path),
+        query,
+    );
+    let refresh = || Refresh::Container(Arc::clone(id));
+    let after = match operation.effect {
+        Effect::None => Aftermath::None,
+        Effect::AtHead => Aftermath::AtHead(refresh()),
+        Effect::AtEnd => Aftermath::AtEnd(refresh()),
+    };
+    proxy::forward(&context.cluster, &found.node, request, &path, after).await
+}
+
+/// Finds a container on a node that answers.
+pub fn find(context: &Context, name: &str) -> Result<Found, ApiError> {
+    let found = context
+        .cluster
+        .snapshot()
+        .container(name)
+        .ok_or_else(|| ApiError::no_container(name))?;
+    check_healthy(name, &found)?;
+    Ok(found)
+}
+
+fn check_healthy(name: &str, found: &Found) -> Result<(), ApiError> {
+    if found.node.inventory.is_healthy() {
+        Ok(())
+    } else {
+        Err(ApiError::unhealthy(name, found.node.inventory.name()))
+    }
+}
+
+/// Tells the cluster that a node could not be reached, if that is what the error says.
+pub fn note_failure(context: &Context, node: &Node, error: &ClientError) {
+    if error.is_contact_failure() {
+        context.cluster.report_failure(&node.inventory.addr, error);
+    }
+}
+
+/// The headers of a small JSON request.
+pub fn json_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers
+}

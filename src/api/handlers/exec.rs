@@ -1,0 +1,74 @@
+//! Commands run in a container that is there already.
+
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+
+use super::{
+    Answer, Context,
+    containers::{find, json_headers, note_failure},
+    engine_path, json_bytes, read_body,
+};
+use crate::{
+    api::{
+        error::ApiError,
+        proxy::{self, Aftermath},
+        query::Query,
+    },
+    engine::{raw::RawObject, transport},
+};
+
+/// `POST /containers/{name}/exec`: the engine invents an ID, and the cluster remembers whose it is.
+pub async fn create(
+    context: &Context,
+    version: Option<&str>,
+    name: &str,
+    request: Request<Incoming>,
+) -> Answer {
+    let found = find(context, name)?;
+    let body = read_body(context, request.into_body()).await?;
+    let parsed = RawObject::parse(&body)
+        .map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))?;
+    let command: Vec<String> = parsed.parsed("Cmd")?.unwrap_or_default();
+    if command.is_empty() {
+        return Err(ApiError::bad_request("No exec command specified"));
+    }
+    let path = engine_path(
+        version,
+        &format!("/containers/{}/exec", found.container.id),
+        &Query::default(),
+    );
+    let answer = found
+        .node
+        .client
+        .call_at(Method::POST, &path, &json_headers(), body)
+        .await
+        .inspect_err(|error| note_failure(context, &found.node, error))?;
+    let id: Option<String> = RawObject::parse(&answer)
+        .ok()
+        .and_then(|answer| answer.parsed("Id").ok().flatten());
+    if let Some(id) = id {
+        context
+            .cluster
+            .remember_exec(&id, &found.node.inventory.addr);
+    }
+    Ok(json_bytes(StatusCode::CREATED, transport::full(answer)))
+}
+
+/// `/exec/{id}/start|json|resize`
+pub async fn operate(
+    context: &Context,
+    version: Option<&str>,
+    id: &str,
+    path: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Answer {
+    let node = context
+        .cluster
+        .find_exec(id)
+        .await
+        .ok_or_else(|| ApiError::not_found(format!("Exec {id} not found")))?;
+    let encoded = crate::engine::client::encode(id);
+    let path = engine_path(version, &format!("/exec/{encoded}/{path}"), query);
+    proxy::forward(&context.cluster, &node, request, &path, Aftermath::None).await
+}

@@ -1,0 +1,235 @@
+//! Images of all nodes as one list.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use http::Request;
+use hyper::body::Incoming;
+
+use super::{Answer, Context, engine_path, json};
+use crate::{
+    api::{
+        error::ApiError,
+        list_filters::ListFilters,
+        proxy::{self, Aftermath},
+        query::Query,
+    },
+    cluster::snapshot::{Node, Snapshot},
+    engine::{
+        inventory::{
+            Image,
+            resources::{Tag, split_reference},
+        },
+        raw::RawObject,
+    },
+};
+
+/// The filters this list knows.
+const KNOWN: [&str; 6] = ["reference", "label", "dangling", "before", "since", "node"];
+
+/// From this API version on the parameter `filter` is gone.
+const WITHOUT_FILTER: (u32, u32) = (1, 28);
+
+/// `GET /images/json`: images of the same ID are one entry with all their names.
+pub fn list(context: &Context, version: Option<&str>, query: &Query) -> Answer {
+    let snapshot = context.cluster.snapshot();
+    let filters = ListFilters::parse(query.get("filters"), &KNOWN)?;
+    let dangling = filters.boolean("dangling")?;
+    let mut references = filters.get("reference").to_vec();
+    let legacy = query.get("filter");
+    if !legacy.is_empty() && version.is_none_or(|version| is_before(version, WITHOUT_FILTER)) {
+        references.push(legacy.to_owned());
+    }
+    let created = |name: &str| -> Result<Option<i64>, ApiError> {
+        let [reference, ..] = filters.get(name) else {
+            return Ok(None);
+        };
+        find(&snapshot, reference).map_or_else(
+            || {
+                Err(ApiError::bad_request(format!(
+                    "Invalid filter: 'type'='{name}': no such image found: '{reference}'"
+                )))
+            },
+            |(_, image)| Ok(Some(image.created)),
+        )
+    };
+    let before = created("before")?;
+    let since = created("since")?;
+    let mut merged: BTreeMap<String, Merged> = BTreeMap::new();
+    for node in snapshot.validated() {
+        let name = node.inventory.name();
+        let id = node.inventory.node_id();
+        if !filters.any("node", |value| value == name || value == id) {
+            continue;
+        }
+        for image in node.inventory.images.iter() {
+            let is_dangling = image.tags.is_empty() && image.digests.is_empty();
+            let wanted = match dangling {
+                // Classic Swarm calls an image dangling if it has no tag.
+                Some(wanted) => image.tags.is_empty() == wanted,
+                None => query.flag("all") || !is_dangling,
+            };
+            if wanted
+                && before.is_none_or(|before| image.created < before)
+                && since.is_none_or(|since| image.created > since)
+                && filters.labels("label", &image.labels)
+                && (references.is_empty() || references.iter().any(|r| is_familiar(image, r)))
+            {
+                merged
+                    .entry(image.id.clone())
+                    .or_insert_with(|| Merged::new(image))
+                    .add(image);
+            }
+        }
+    }
+    let mut images: Vec<Merged> = merged.into_values().collect();
+    images.sort_by(|a, b| b.image.created.cmp(&a.image.created));
+    let entries: Vec<RawObject> = images.into_iter().map(Merged::into_entry).collect();
+    Ok(json(&entries))
+}
+
+/// One image of several nodes.
+struct Merged {
+    image: Arc<Image>,
+    tags: Vec<String>,
+    digests: Vec<String>,
+}
+
+impl Merged {
+    fn new(image: &Arc<Image>) -> Self {
+        Self {
+            image: Arc::clone(image),
+            tags: Vec::new(),
+            digests: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, image: &Image) {
+        for (own, more) in [
+            (&mut self.tags, &image.tags),
+            (&mut self.digests, &image.digests),
+        ] {
+            for name in more {
+                if !own.contains(name) {
+                    own.push(name.clone());
+                }
+            }
+        }
+    }
+
+    fn into_entry(self) -> RawObject {
+        let mut entry = self.image.entry.clone();
+        // The docker command shows the first name of either kind and expects one to be there.
+        if self.tags.is_empty() && self.digests.is_empty() {
+            entry.set("RepoTags", &["<none>:<none>"]);
+            entry.set("RepoDigests", &["<none>@<none>"]);
+        } else {
+            entry.set("RepoTags", &self.tags);
+            entry.set("RepoDigests", &self.digests);
+        }
+        entry
+    }
+}
+
+/// `GET /images/{name}/json|history`: asked of a healthy node that has the image.
+pub async fn forward(
+    context: &Context,
+    version: Option<&str>,
+    name: &str,
+    path: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Answer {
+    let snapshot = context.cluster.snapshot();
+    let (node, image) = find(&snapshot, name)
+        .ok_or_else(|| ApiError::not_found(format!("No such image: {name}")))?;
+    if !node.inventory.is_healthy() {
+        return Err(ApiError::internal(format!(
+            "Image {name} is on unhealthy node {} only",
+            node.inventory.name()
+        )));
+    }
+    let path = engine_path(version, &format!("/images/{}/{path}", image.id), query);
+    proxy::forward(&context.cluster, &node, request, &path, Aftermath::None).await
+}
+
+/// A node that has the image, a healthy one if there is one, the first by name.
+fn find(snapshot: &Snapshot, reference: &str) -> Option<(Arc<Node>, Arc<Image>)> {
+    let mut down = None;
+    for node in snapshot.validated() {
+        let image = node
+            .inventory
+            .images
+            .iter()
+            .find(|image| image.matches(reference, Tag::Counts));
+        if let Some(image) = image {
+            let found = (Arc::clone(node), Arc::clone(image));
+            if node.inventory.is_healthy() {
+                return Some(found);
+            }
+            down.get_or_insert(found);
+        }
+    }
+    down
+}
+
+/// Whether a name of the image matches a pattern in which `*` stops at slashes.
+fn is_familiar(image: &Image, pattern: &str) -> bool {
+    let options = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: false,
+    };
+    let Ok(glob) = glob::Pattern::new(pattern) else {
+        return false;
+    };
+    image.tags.iter().chain(&image.digests).any(|name| {
+        glob.matches_with(name, options) || glob.matches_with(split_reference(name).0, options)
+    })
+}
+
+fn is_before(version: &str, other: (u32, u32)) -> bool {
+    let parsed = version
+        .split_once('.')
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    parsed.is_some_and(|version: (u32, u32)| version < other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(tags: &str) -> Image {
+        let json =
+            format!(r#"{{"Id":"sha256:1","RepoTags":{tags},"RepoDigests":["example@sha256:d"]}}"#);
+        Image::parse(RawObject::parse(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn references_match_names_with_and_without_their_tag() {
+        let image = image(r#"["example:1","example:2","a/b:1"]"#);
+        for (pattern, expected) in [
+            ("example:2", true),
+            ("example:3", false),
+            ("exam*", true),
+            ("a/*", true),
+            ("*b", false),
+            ("example@sha256:d", true),
+        ] {
+            assert_eq!(is_familiar(&image, pattern), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn names_of_all_nodes_are_kept_once() {
+        let first = Arc::new(image(r#"["a:1"]"#));
+        let mut merged = Merged::new(&first);
+        merged.add(&first);
+        merged.add(&image(r#"["a:1","a:2"]"#));
+        let entry = merged.into_entry();
+        assert_eq!(entry.get("RepoTags").unwrap().get(), r#"["a:1","a:2"]"#);
+        assert_eq!(
+            entry.get("RepoDigests").unwrap().get(),
+            r#"["example@sha256:d"]"#
+        );
+    }
+}

@@ -1,0 +1,390 @@
+//! `GET /containers/json`: every container of the cluster.
+
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+
+use super::{Answer, Context, json_bytes};
+use crate::{
+    api::{
+        entries,
+        error::ApiError,
+        list_filters::{ListFilters, matches_name},
+        query::Query,
+    },
+    cluster::snapshot::{Found, Node, Snapshot},
+    engine::{
+        inventory::{Container, resources::Tag},
+        transport::{Body, BodyError},
+    },
+};
+
+/// The filters this list knows: the engine's, and `node`.
+const KNOWN: [&str; 16] = [
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "label",
+    "name",
+    "network",
+    "node",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "isolation",
+];
+
+/// How much of the answer is encoded at a time.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Lists containers, newest first.
+pub fn list(context: &Context, query: &Query) -> Answer {
+    if query.flag("size") {
+        return Err(ApiError::unsupported(
+            &http::Method::GET,
+            "/containers/json?size=1",
+        ));
+    }
+    let snapshot = context.cluster.snapshot();
+    let filters = ListFilters::parse(query.get("filters"), &KNOWN)?;
+    let select = Selection::new(&snapshot, query, filters)?;
+    Ok(stream_entries(select.apply(&snapshot)))
+}
+
+/// Which containers are wanted.
+struct Selection {
+    filters: ListFilters,
+    exited: Vec<i64>,
+    is_task: Option<bool>,
+    everything: bool,
+    limit: usize,
+    before: Option<Found>,
+    since: Option<Found>,
+    ancestors: Option<BTreeSet<String>>,
+    publish: Vec<(u16, u16, Option<String>)>,
+    expose: Vec<(u16, u16, Option<String>)>,
+}
+
+impl Selection {
+    fn new(snapshot: &Snapshot, query: &Query, filters: ListFilters) -> Result<Self, ApiError> {
+        let limit = usize::try_from(query.number("limit")).unwrap_or(0);
+        let find = |reference: &str| {
+            snapshot
+                .container(reference)
+                .ok_or_else(|| ApiError::not_found(format!("No such container {reference}")))
+        };
+        let one = |name: &str| -> Result<Option<Found>, ApiError> {
+            let from_query = query.get(name);
+            match (filters.get(name), from_query) {
+                ([], "") => Ok(None),
+                ([], reference) => find(reference).map(Some),
+                ([value, ..], _) => find(value).map(Some),
+            }
+        };
+        let exited = filters
+            .get("exited")
+            .iter()
+            .map(|code| {
+                code.parse()
+                    .map_err(|_| ApiError::bad_filter("exited", code))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        for status in filters.get("status") {
+            if !STATES.contains(&status.as_str()) {
+                return Err(ApiError::bad_filter("status", status));
+            }
+        }
+        for health in filters.get("health") {
+            if !["none", "starting", "healthy", "unhealthy"].contains(&health.as_str()) {
+                return Err(ApiError::bad_filter("health", health));
+            }
+        }
+        let before = one("before")?;
+        let since = one("since")?;
+        let implies_all = !filters.get("status").is_empty() || !exited.is_empty();
+        Ok(Self {
+            everything: query.flag("all")
+                || limit > 0
+                || before.is_some()
+                || since.is_some()
+                || implies_all,
+            is_task: filters.boolean("is-task")?,
+            limit,
+            before,
+            since,
+            ancestors: ancestors(snapshot, filters.get("ancestor")),
+            publish: ports(&filters, "publish")?,
+            expose: ports(&filters, "expose")?,
+            exited,
+            filters,
+        })
+    }
+
+    fn apply(&self, snapshot: &Snapshot) -> Vec<Found> {
+        let mut found: Vec<Found> = Vec::new();
+        for node in snapshot.validated() {
+            for container in node.inventory.containers.values() {
+                if self.wants(node, container) {
+                    found.push(Found {
+                        node: Arc::clone(node),
+                        container: Arc::clone(container),
+                    });
+                }
+            }
+        }
+        found.sort_unstable_by(|a, b| {
+            let key = |f: &Found| (f.container.created, Arc::clone(&f.container.id));
+            key(b).cmp(&key(a))
+        });
+        if self.limit > 0 {
+            found.truncate(self.limit);
+        }
+        found
+    }
+
+    fn wants(&self, node: &Node, container: &Container) -> bool {
+        let up = container.state.running && node.inventory.is_healthy();
+        if !self.everything && !up {
+            return false;
+        }
+        let older = |than: &Found| container.created < than.container.created;
+        let newer = |than: &Found| container.created > than.container.created;
+        let filters = &self.filters;
+        self.before.as_ref().is_none_or(older)
+            && self.since.as_ref().is_none_or(newer)
+            && filters.any("id", |value| {
+                container.id.starts_with(value) || matches_name(value, &container.id)
+            })
+            && filters.any("name", |value| is_named(container, value))
+            && filters.labels("label", &container.labels)
+            && filters.any("status", |value| entries::state(container) == value)
+            && filters.any("node", |value| matches_name(value, node.inventory.name()))
+            && filters.any("health", |value| health(container) == value)
+            && (self.exited.is_empty()
+                || (!container.state.running && self.exited.contains(&container.state.exit_code)))
+            && self.is_task.is_none_or(|wanted| {
+                container.labels.contains_key("com.docker.swarm.task") == wanted
+            })
+            && filters.any("volume", |value| {
+                container.mounts.iter().any(|mount| {
+                    mount.name == value || mount.destination == value || mount.source == value
+                })
+            })
+            && filters.any("network", |value| {
+                container.networks.iter().any(|(name, id)| {
+                    name == value
+                        || format!("{}/{name}", node.inventory.name()) == value
+                        || (!value.is_empty() && id.starts_with(value))
+                })
+            })
+            && self.ancestors.as_ref().is_none_or(|ids| {
+                ids.contains(&container.image_id) || ids.contains(&container.image)
+            })
+            && any_port(
+                &self.publish,
+                container
+                    .bindings
+                    .iter()
+                    .map(|b| (b.first, b.protocol.as_str())),
+            )
+            && any_port(
+                &self.expose,
+                container
+                    .exposed_ports
+                    .iter()
+                    .filter_map(|port| split_port(port)),
+            )
+    }
+}
+
+/// The states a status filter may name.
+const STATES: [&str; 7] = [
+    "created",
+    "running",
+    "paused",
+    "restarting",
+    "removing",
+    "exited",
+    "dead",
+];
+
+/// A name filter is a regular expression over the bare name, with or without a leading slash.
+fn is_named(container: &Container, value: &str) -> bool {
+    container
+        .names
+        .iter()
+        .any(|name| matches_name(value, name) || matches_name(value, &format!("/{name}")))
+}
+
+fn health(container: &Container) -> &str {
+    match &container.state.health {
+        Some(health) if !health.status.is_empty() => &health.status,
+        _ => "none",
+    }
+}
+
+/// The IDs and names that stand for the images given.
+fn ancestors(snapshot: &Snapshot, references: &[String]) -> Option<BTreeSet<String>> {
+    if references.is_empty() {
+        return None;
+    }
+    let mut ids: BTreeSet<String> = references.iter().cloned().collect();
+    for node in snapshot.nodes() {
+        for image in node.inventory.images.iter() {
+            if references.iter().any(|r| image.matches(r, Tag::Counts)) {
+                ids.insert(image.id.clone());
+            }
+        }
+    }
+    Some(ids)
+}
+
+/// Parses `80`, `80/udp`, `8000-8010/tcp`.
+fn ports(filters: &ListFilters, name: &str) -> Result<Vec<(u16, u16, Option<String>)>, ApiError> {
+    filters
+        .get(name)
+        .iter()
+        .map(|value| {
+            let (range, protocol) = match value.split_once('/') {
+                Some((range, protocol)) => (range, Some(protocol.to_owned())),
+                None => (value.as_str(), None),
+            };
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            match (first.parse(), last.parse()) {
+                (Ok(first), Ok(last)) if first <= last => Ok((first, last, protocol)),
+                _ => Err(ApiError::bad_filter(name, value)),
+            }
+        })
+        .collect()
+}
+
+fn any_port<'a>(
+    wanted: &[(u16, u16, Option<String>)],
+    mut own: impl Iterator<Item = (u16, &'a str)>,
+) -> bool {
+    wanted.is_empty()
+        || own.any(|(port, protocol)| {
+            wanted.iter().any(|(first, last, of)| {
+                (*first..=*last).contains(&port) && of.as_deref().is_none_or(|of| of == protocol)
+            })
+        })
+}
+
+fn split_port(text: &str) -> Option<(u16, &str)> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    Some((port.parse().ok()?, protocol))
+}
+
+/// Encodes entries as they are sent, so that the answer is never in memory as a whole.
+fn stream_entries(found: Vec<Found>) -> Response<Body> {
+    let now: DateTime<Utc> = Utc::now();
+    let state = (found.into_iter(), Part::Start);
+    let chunks = stream::unfold(state, move |(mut found, part)| async move {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES + 4096);
+        let mut first = match part {
+            Part::End => return None,
+            Part::Start => {
+                chunk.push(b'[');
+                true
+            }
+            Part::Middle => false,
+        };
+        let mut next = Part::End;
+        for one in found.by_ref() {
+            if !first {
+                chunk.push(b',');
+            }
+            first = false;
+            chunk.extend(entries::encode(&one.container, &one.node.inventory, now));
+            if chunk.len() >= CHUNK_BYTES {
+                next = Part::Middle;
+                break;
+            }
+        }
+        if matches!(next, Part::End) {
+            chunk.extend_from_slice(b"]\n");
+        }
+        let frame = Ok::<_, Infallible>(Frame::data(Bytes::from(chunk)));
+        Some((frame, (found, next)))
+    });
+    let body = StreamBody::new(chunks)
+        .map_err(|never| -> BodyError { match never {} })
+        .boxed_unsync();
+    json_bytes(StatusCode::OK, body)
+}
+
+/// How far an answer has come.
+enum Part {
+    Start,
+    Middle,
+    End,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::snapshot::tests::{cluster, container, node};
+
+    fn check(query: &str, expected: &[&str]) {
+        let mut first = node("n0", "127.0.0.1:1", &[]);
+        let mut inventory = (*first.inventory).clone();
+        for (index, id) in ["c1", "c2"].into_iter().enumerate() {
+            let mut container = container(id, &[&format!("{id}name")], "");
+            container.created = DateTime::from_timestamp(index as i64, 0).unwrap();
+            container.state.running = id == "c2";
+            container.state.exit_code = 3;
+            container.state.started_at = "2026-01-01T00:00:00Z".to_owned();
+            container.exposed_ports.push("80/tcp".to_owned());
+            inventory
+                .containers
+                .insert(Arc::from(id), Arc::new(container));
+        }
+        first.inventory = Arc::new(inventory);
+        let snapshot = cluster([first]);
+        let query = Query::parse(Some(query));
+        let filters = ListFilters::parse(query.get("filters"), &KNOWN).unwrap();
+        let selection = Selection::new(&snapshot, &query, filters).unwrap();
+        let ids: Vec<_> = selection
+            .apply(&snapshot)
+            .iter()
+            .map(|f| f.container.id.to_string())
+            .collect();
+        assert_eq!(ids, expected, "{query:?}");
+    }
+
+    #[tokio::test]
+    async fn running_ones_are_listed_newest_first() {
+        check("", &["c2"]);
+        check("all=1", &["c2", "c1"]);
+        check("limit=1", &["c2"]);
+        check("limit=5", &["c2", "c1"]);
+        check("before=c2", &["c1"]);
+        check(r#"filters={"since":["c1"]}"#, &["c2"]);
+    }
+
+    #[tokio::test]
+    async fn filters_narrow_the_list() {
+        check(r#"filters={"status":["exited"]}"#, &["c1"]);
+        check(r#"filters={"exited":["3"]}"#, &["c1"]);
+        check(r#"filters={"exited":["0"]}"#, &[]);
+        check(r#"all=1&filters={"name":["^/c1"]}"#, &["c1"]);
+        check(r#"all=1&filters={"name":["c.name"]}"#, &["c2", "c1"]);
+        check(r#"all=1&filters={"node":["n1"]}"#, &[]);
+        check(r#"all=1&filters={"ancestor":["busybox"]}"#, &["c2", "c1"]);
+        check(r#"all=1&filters={"ancestor":["alpine"]}"#, &[]);
+        check(r#"all=1&filters={"expose":["80-90/tcp"]}"#, &["c2", "c1"]);
+        check(r#"all=1&filters={"publish":["80"]}"#, &[]);
+        check(r#"all=1&filters={"health":["none"]}"#, &["c2", "c1"]);
+        check(r#"all=1&filters={"is-task":["true"]}"#, &[]);
+    }
+}

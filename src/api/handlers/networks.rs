@@ -1,0 +1,203 @@
+//! Networks of all nodes as one list.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use http::Request;
+use hyper::body::Incoming;
+
+use super::{Answer, Context, engine_path, json};
+use crate::{
+    api::{
+        error::ApiError,
+        list_filters::{ListFilters, matches_name},
+        proxy::{self, Aftermath},
+        query::Query,
+    },
+    cluster::snapshot::{Node, Snapshot},
+    engine::{inventory::Network, raw::RawObject},
+};
+
+/// The filters this list knows.
+const KNOWN: [&str; 7] = ["name", "id", "type", "label", "driver", "node", "scope"];
+
+/// Networks that every engine has.
+const BUILT_IN: [&str; 3] = ["none", "host", "bridge"];
+
+/// `GET /networks`: a local network is shown as `<node>/<name>`, a global one once.
+pub fn list(context: &Context, query: &Query) -> Answer {
+    let snapshot = context.cluster.snapshot();
+    let filters = ListFilters::parse(query.get("filters"), &KNOWN)?;
+    for value in filters.get("type") {
+        if !["custom", "builtin"].contains(&value.as_str()) {
+            return Err(ApiError::bad_request(format!(
+                "Invalid filter: 'type'='{value}'"
+            )));
+        }
+    }
+    let mut entries: Vec<RawObject> = Vec::new();
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for node in snapshot.validated() {
+        for network in node.inventory.networks.iter() {
+            if !wants(&filters, node, network) {
+                continue;
+            }
+            if let Some(index) = seen.get(&network.id) {
+                merge_endpoints(&mut entries[*index], network)?;
+                continue;
+            }
+            let mut entry = network.entry.clone();
+            if network.scope == "local" {
+                entry.set(
+                    "Name",
+                    &format!("{}/{}", node.inventory.name(), network.name),
+                );
+            }
+            seen.insert(network.id.clone(), entries.len());
+            entries.push(entry);
+        }
+    }
+    Ok(json(&entries))
+}
+
+fn wants(filters: &ListFilters, node: &Node, network: &Network) -> bool {
+    let builtin = BUILT_IN.contains(&network.name.as_str());
+    let names = filters.get("name");
+    let ids = filters.get("id");
+    let identified = (names.is_empty() && ids.is_empty())
+        || names.iter().any(|name| {
+            matches_name(name, &network.name)
+                || format!("{}/{}", node.inventory.name(), network.name) == *name
+        })
+        || ids.iter().any(|id| {
+            !id.is_empty() && (network.id.starts_with(id) || matches_name(id, &network.id))
+        });
+    identified
+        && filters.any("type", |value| (value == "builtin") == builtin)
+        && filters.labels("label", &network.labels)
+        && filters.any("driver", |value| network.driver == value)
+        && filters.any("scope", |value| network.scope == value)
+        && filters.any("node", |value| node.inventory.name() == value)
+}
+
+/// Adds the endpoints that another node knows of the same network.
+fn merge_endpoints(entry: &mut RawObject, other: &Network) -> Result<(), ApiError> {
+    let mut endpoints = entry.object("Containers")?;
+    let more = other.entry.object("Containers")?;
+    for (id, endpoint) in more.iter() {
+        endpoints.set(id, &endpoint);
+    }
+    if !endpoints.is_empty() {
+        entry.set("Containers", &endpoints);
+    }
+    Ok(())
+}
+
+/// `GET /networks/{name}`: the engine's own document, byte for byte.
+pub async fn inspect(
+    context: &Context,
+    version: Option<&str>,
+    name: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Answer {
+    let snapshot = context.cluster.snapshot();
+    let (node, network) = find(&snapshot, name)
+        .ok_or_else(|| ApiError::not_found(format!("No such network: {name}")))?;
+    let path = engine_path(version, &format!("/networks/{}", network.id), query);
+    proxy::forward(&context.cluster, &node, request, &path, Aftermath::None).await
+}
+
+/// Resolves a network reference: an ID or its first 12 characters, then a name that means one
+/// network only, then a prefix that one ID only has.
+fn find(snapshot: &Snapshot, reference: &str) -> Option<(Arc<Node>, Arc<Network>)> {
+    let pick = |rule: &dyn Fn(&Node, &Network) -> bool| {
+        let mut hits: Vec<(Arc<Node>, Arc<Network>)> = Vec::new();
+        for node in snapshot.validated() {
+            for network in node.inventory.networks.iter() {
+                if rule(node, network) {
+                    hits.push((Arc::clone(node), Arc::clone(network)));
+                }
+            }
+        }
+        // Copies of a global network are one network; a healthy holder answers best.
+        hits.sort_by_key(|(node, _)| !node.inventory.is_healthy());
+        hits
+    };
+    let single = |hits: Vec<(Arc<Node>, Arc<Network>)>| {
+        let first = hits.first()?.clone();
+        hits.iter()
+            .all(|(_, n)| n.id == first.1.id)
+            .then_some(first)
+    };
+    if reference.is_empty() {
+        return None;
+    }
+    let by_id =
+        pick(&|_, n| n.id == reference || (reference.len() == 12 && n.id.starts_with(reference)));
+    if !by_id.is_empty() {
+        return single(by_id);
+    }
+    let bare = reference.strip_prefix('/').unwrap_or(reference);
+    let by_name = pick(&|node, n| {
+        n.name == bare
+            || bare == format!("{}/{}", node.inventory.name(), n.name)
+            || bare == format!("{}/{}", node.inventory.node_id(), n.name)
+    });
+    if !by_name.is_empty() {
+        return single(by_name);
+    }
+    single(pick(&|_, n| n.id.starts_with(reference)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let mut nodes = Vec::new();
+        for (name, addr, ids) in [("n0", "127.0.0.1:1", "a"), ("n1", "127.0.0.1:2", "b")] {
+            let mut node = crate::cluster::snapshot::tests::node(name, addr, &[]);
+            let mut inventory = (*node.inventory).clone();
+            let network =
+                |json: String| Arc::new(Network::parse(RawObject::parse(json.as_bytes()).unwrap()));
+            inventory.networks = Arc::new(vec![
+                network(format!(
+                    r#"{{"Name":"bridge","Id":"{ids}111111111111","Scope":"local"}}"#
+                )),
+                network(r#"{"Name":"ov","Id":"c2222","Scope":"global"}"#.to_owned()),
+            ]);
+            node.inventory = Arc::new(inventory);
+            nodes.push(node);
+        }
+        crate::cluster::snapshot::tests::cluster(nodes)
+    }
+
+    #[tokio::test]
+    async fn a_name_must_mean_one_network() {
+        let snapshot = snapshot();
+        let check = |reference: &str, expected: Option<&str>| {
+            let found = find(&snapshot, reference).map(|(_, network)| network.id.clone());
+            assert_eq!(found.as_deref(), expected, "{reference}");
+        };
+        check("bridge", None);
+        check("n0/bridge", Some("a111111111111"));
+        check("n1-id|127.0.0.1:2/bridge", Some("b111111111111"));
+        check("ov", Some("c2222"));
+        check("a1", Some("a111111111111"));
+        check("", None);
+        check("nope", None);
+    }
+
+    #[tokio::test]
+    async fn an_id_filter_alone_narrows_the_list() {
+        let snapshot = snapshot();
+        let filters = ListFilters::parse(r#"{"id":["a1"]}"#, &KNOWN).unwrap();
+        let wanted: Vec<_> = snapshot
+            .nodes()
+            .flat_map(|node| node.inventory.networks.iter().map(move |n| (node, n)))
+            .filter(|(node, network)| wants(&filters, node, network))
+            .map(|(_, network)| network.name.clone())
+            .collect();
+        assert_eq!(wanted, ["bridge"]);
+    }
+}

@@ -1,0 +1,374 @@
+//! Which route a request means.
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+/// A request's path, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// `1.41`, if the path begins with `/v1.41`.
+    pub version: Option<String>,
+    /// What is asked for.
+    pub route: Route,
+}
+
+/// What a request asks for. Names are decoded and may contain slashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `GET|HEAD /_ping`
+    Ping,
+    /// `GET /info`
+    Info,
+    /// `GET /version`
+    Version,
+    /// `GET /events`
+    Events,
+    /// `GET /containers/json`
+    Containers,
+    /// `POST /containers/create`
+    Create,
+    /// `GET /containers/{name}/json`
+    Inspect(String),
+    /// `POST /containers/{name}/rename`
+    Rename(String),
+    /// `DELETE /containers/{name}`
+    Remove(String),
+    /// `POST /containers/{name}/exec`
+    ExecCreate(String),
+    /// Anything else about one container that its engine answers.
+    Container(String, Operation),
+    /// `/exec/{id}/start`, `/exec/{id}/json`, `/exec/{id}/resize`
+    Exec(String, &'static str),
+    /// `GET /images/json`
+    Images,
+    /// `GET /images/{name}/json`, `GET /images/{name}/history`
+    Image(String, &'static str),
+    /// `GET /networks`
+    Networks,
+    /// `GET /networks/{name}`
+    Network(String),
+    /// `GET /volumes`
+    Volumes,
+    /// `GET /volumes/{name}`
+    Volume(String),
+    /// `OPTIONS` of anything
+    Options,
+    /// What classic Swarm refused with words of its own.
+    NotInCluster,
+    /// A route of the Docker API that is not there yet.
+    Unsupported,
+    /// No route of the Docker API.
+    Unknown,
+    /// The path is not written the one right way; this is how it should be.
+    Redirect(String),
+}
+
+/// What a proxied container route does, as far as the cluster cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The path behind the name: `logs`, `attach/ws`.
+    pub path: &'static str,
+    /// What it leaves behind.
+    pub effect: Effect,
+}
+
+/// When a proxied call changes the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Never.
+    None,
+    /// When the answer begins.
+    AtHead,
+    /// When the answer ends.
+    AtEnd,
+}
+
+/// The container routes that the owner's engine answers, longest path first.
+const OPERATIONS: [(&str, &str, Effect); 21] = [
+    ("GET", "attach/ws", Effect::None),
+    ("POST", "attach", Effect::None),
+    ("GET", "archive", Effect::None),
+    ("HEAD", "archive", Effect::None),
+    ("PUT", "archive", Effect::None),
+    ("GET", "changes", Effect::None),
+    ("GET", "export", Effect::None),
+    ("GET", "logs", Effect::None),
+    ("GET", "stats", Effect::None),
+    ("GET", "top", Effect::None),
+    ("POST", "resize", Effect::None),
+    ("POST", "copy", Effect::None),
+    ("POST", "start", Effect::AtHead),
+    ("POST", "stop", Effect::AtHead),
+    ("POST", "kill", Effect::AtHead),
+    ("POST", "restart", Effect::AtHead),
+    ("POST", "pause", Effect::AtHead),
+    ("POST", "unpause", Effect::AtHead),
+    ("POST", "update", Effect::AtHead),
+    ("POST", "wait", Effect::AtEnd),
+    ("POST", "checkpoints", Effect::None),
+];
+
+/// First words of routes that the Docker API has.
+const KNOWN: [&str; 22] = [
+    "auth",
+    "build",
+    "commit",
+    "configs",
+    "containers",
+    "distribution",
+    "events",
+    "exec",
+    "grpc",
+    "images",
+    "info",
+    "networks",
+    "nodes",
+    "plugins",
+    "secrets",
+    "services",
+    "session",
+    "swarm",
+    "system",
+    "tasks",
+    "version",
+    "volumes",
+];
+
+/// Finds the route of a method and an encoded path.
+pub fn route(method: &Method, path: &str) -> Target {
+    if let Some(clean) = canonical(path) {
+        return Target {
+            version: None,
+            route: Route::Redirect(clean),
+        };
+    }
+    let (version, rest) = split_version(path);
+    let decoded = percent_decode_str(rest).decode_utf8_lossy();
+    Target {
+        version: version.map(str::to_owned),
+        route: find(method, decoded.trim_start_matches('/')),
+    }
+}
+
+fn find(method: &Method, path: &str) -> Route {
+    if method == Method::OPTIONS {
+        return Route::Options;
+    }
+    let get = method == Method::GET;
+    let post = method == Method::POST;
+    let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+    match (first, rest) {
+        ("_ping", "") if get || method == Method::HEAD => Route::Ping,
+        ("info", "") if get => Route::Info,
+        ("version", "") if get => Route::Version,
+        ("events", "") if get => Route::Events,
+        ("containers", "json" | "ps") if get => Route::Containers,
+        ("containers", "create") if post => Route::Create,
+        ("containers", rest) => container(method, rest),
+        ("exec", rest) => exec(method, rest),
+        ("images", "json") if get => Route::Images,
+        ("images", "viz") => Route::NotInCluster,
+        ("images", rest) if get => named(rest, "json")
+            .map(|name| Route::Image(name, "json"))
+            .or_else(|| named(rest, "history").map(|name| Route::Image(name, "history")))
+            .unwrap_or(Route::Unsupported),
+        ("networks", "") if get => Route::Networks,
+        ("networks", name) if get => Route::Network(name.to_owned()),
+        ("volumes", "") if get => Route::Volumes,
+        ("volumes", name) if get => Route::Volume(name.to_owned()),
+        (first, _) if KNOWN.contains(&first) => Route::Unsupported,
+        _ => Route::Unknown,
+    }
+}
+
+fn container(method: &Method, rest: &str) -> Route {
+    if *method == Method::DELETE {
+        return Route::Remove(rest.to_owned());
+    }
+    let post = *method == Method::POST;
+    if *method == Method::GET
+        && let Some(name) = named(rest, "json")
+    {
+        return Route::Inspect(name);
+    }
+    if post && let Some(name) = named(rest, "rename") {
+        return Route::Rename(name);
+    }
+    if post && let Some(name) = named(rest, "exec") {
+        return Route::ExecCreate(name);
+    }
+    for (wanted, path, effect) in OPERATIONS {
+        if method.as_str() == wanted
+            && let Some(name) = named(rest, path)
+        {
+            return Route::Container(name, Operation { path, effect });
+        }
+    }
+    Route::Unsupported
+}
+
+fn exec(method: &Method, rest: &str) -> Route {
+    for (wanted, path) in [("POST", "start"), ("POST", "resize"), ("GET", "json")] {
+        if method.as_str() == wanted
+            && let Some(id) = named(rest, path)
+        {
+            return Route::Exec(id, path);
+        }
+    }
+    Route::Unsupported
+}
+
+/// The name in front of `/<path>`; it may be empty and may contain slashes.
+fn named(rest: &str, path: &str) -> Option<String> {
+    let name = rest.strip_suffix(path)?.strip_suffix('/')?;
+    Some(name.to_owned())
+}
+
+/// Splits `/v1.41/info` into `1.41` and `/info`.
+fn split_version(path: &str) -> (Option<&str>, &str) {
+    let Some(rest) = path.strip_prefix("/v") else {
+        return (None, path);
+    };
+    let (version, rest) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, ""),
+    };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match version.split_once('.') {
+        Some((major, minor)) if is_number(major) && is_number(minor) => (Some(version), rest),
+        _ => (None, path),
+    }
+}
+
+/// The path with `//`, `/./`, and `/../` resolved, if there are any.
+fn canonical(path: &str) -> Option<String> {
+    let odd = path.contains("//") || path.split('/').any(|part| part == "." || part == "..");
+    if !odd {
+        return None;
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(format!("/{}", parts.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(method: &Method, path: &str, version: Option<&str>, expected: &Route) {
+        let target = route(method, path);
+        assert_eq!(target.route, *expected, "{method} {path}");
+        assert_eq!(target.version.as_deref(), version, "{method} {path}");
+    }
+
+    fn operation(path: &'static str, effect: Effect) -> Operation {
+        Operation { path, effect }
+    }
+
+    #[test]
+    fn routes_exist_with_and_without_a_version() {
+        check(&Method::GET, "/info", None, &Route::Info);
+        check(&Method::GET, "/v1.41/info", Some("1.41"), &Route::Info);
+        check(&Method::HEAD, "/_ping", None, &Route::Ping);
+        check(&Method::GET, "/vX/info", None, &Route::Unknown);
+    }
+
+    #[test]
+    fn names_may_look_like_anything() {
+        let json = |name: &str| Route::Inspect(name.to_owned());
+        check(
+            &Method::GET,
+            "/v1.41/containers/web/json",
+            Some("1.41"),
+            &json("web"),
+        );
+        check(
+            &Method::GET,
+            "/containers/node-1/web/json",
+            None,
+            &json("node-1/web"),
+        );
+        check(
+            &Method::GET,
+            "/containers/node-1%2Fweb/json",
+            None,
+            &json("node-1/web"),
+        );
+        check(&Method::GET, "/containers/json/json", None, &json("json"));
+        check(
+            &Method::GET,
+            "/containers/containers/logs",
+            None,
+            &Route::Container("containers".to_owned(), operation("logs", Effect::None)),
+        );
+        check(
+            &Method::GET,
+            "/v1.24/containers/v1/attach/ws",
+            Some("1.24"),
+            &Route::Container("v1".to_owned(), operation("attach/ws", Effect::None)),
+        );
+        check(
+            &Method::DELETE,
+            "/containers/",
+            None,
+            &Route::Remove(String::new()),
+        );
+        check(
+            &Method::GET,
+            "/images/registry:5000/a/b:tag/json",
+            None,
+            &Route::Image("registry:5000/a/b:tag".to_owned(), "json"),
+        );
+        check(
+            &Method::GET,
+            "/networks/n0/bridge",
+            None,
+            &Route::Network("n0/bridge".to_owned()),
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_told_from_what_never_was() {
+        check(&Method::POST, "/build", None, &Route::Unsupported);
+        check(
+            &Method::POST,
+            "/v1.41/images/create",
+            Some("1.41"),
+            &Route::Unsupported,
+        );
+        check(&Method::GET, "/swarm", None, &Route::Unsupported);
+        check(&Method::GET, "/favicon.ico", None, &Route::Unknown);
+        check(&Method::GET, "/images/viz", None, &Route::NotInCluster);
+    }
+
+    #[test]
+    fn odd_paths_are_redirected() {
+        let to = |path: &str| Route::Redirect(path.to_owned());
+        check(&Method::GET, "/v1.41//info", None, &to("/v1.41/info"));
+        check(&Method::GET, "/a/../info", None, &to("/info"));
+    }
+
+    #[test]
+    fn effects_are_known() {
+        for (path, effect) in [
+            ("start", Effect::AtHead),
+            ("wait", Effect::AtEnd),
+            ("resize", Effect::None),
+        ] {
+            check(
+                &Method::POST,
+                &format!("/containers/x/{path}"),
+                None,
+                &Route::Container("x".to_owned(), operation(path, effect)),
+            );
+        }
+    }
+}

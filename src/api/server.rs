@@ -1,0 +1,233 @@
+//! Connections: accepted, served, drained.
+
+use std::{
+    convert::Infallible, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration,
+};
+
+use http::{Request, Response, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use super::{
+    Options,
+    handlers::{self, Context},
+};
+use crate::{cluster::Cluster, config::listen::ListenAddr, engine::transport::Body};
+
+/// How long a client may take to send a request's head, and a connection may idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The longest head of a request.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// How long to wait when the system has no more connections to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket that is bound.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket, for its owner alone.
+    Unix(UnixListener),
+}
+
+/// Why a socket cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}{hint}")]
+pub struct BindError {
+    address: String,
+    hint: &'static str,
+    source: io::Error,
+}
+
+/// Binds an address, without accepting yet.
+///
+/// A Unix socket that nobody answers on is replaced; the new one has mode 0600.
+///
+/// # Errors
+///
+/// [`BindError`].
+pub fn bind(address: &ListenAddr) -> Result<Listener, BindError> {
+    match address {
+        ListenAddr::Tcp(text) => bind_tcp(text).map_err(|source| BindError {
+            hint: if source.kind() == io::ErrorKind::AddrInUse && text.contains(":2375") {
+                ": is Docker already running on this machine? Try using a different port"
+            } else {
+                ""
+            },
+            address: format!("tcp://{text}"),
+            source,
+        }),
+        ListenAddr::Unix(path) => bind_unix(path).map_err(|source| BindError {
+            address: format!("unix://{}", path.display()),
+            hint: "",
+            source,
+        }),
+    }
+}
+
+fn bind_tcp(address: &str) -> io::Result<Listener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener).map(Listener::Tcp)
+}
+
+fn bind_unix(path: &Path) -> io::Result<Listener> {
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(Listener::Unix(listener))
+}
+
+/// Serves the API until `shutdown`, then stops accepting, closes idle connections, and gives the
+/// others the grace period. Streams that are still open then are cut.
+pub async fn serve(
+    listeners: Vec<Listener>,
+    cluster: Cluster,
+    options: Options,
+    shutdown: CancellationToken,
+) {
+    let grace = options.grace_period;
+    let context = Arc::new(Context::new(cluster, options, shutdown.clone()));
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    let accepting = TaskTracker::new();
+    for listener in listeners {
+        let acceptor = Acceptor {
+            context: Arc::clone(&context),
+            connections: connections.clone(),
+            shutdown: shutdown.clone(),
+            cut: cut.clone(),
+        };
+        accepting.spawn(acceptor.accept(listener));
+    }
+    accepting.close();
+    accepting.wait().await;
+    connections.close();
+    if tokio::time::timeout(grace, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            connections = connections.len(),
+            "grace period is over, cutting what is open"
+        );
+    }
+    cut.cancel();
+    connections.wait().await;
+}
+
+struct Acceptor {
+    context: Arc<Context>,
+    connections: TaskTracker,
+    shutdown: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Acceptor {
+    async fn accept(self, listener: Listener) {
+        match &listener {
+            Listener::Tcp(tcp) => {
+                let addr = tcp
+                    .local_addr()
+                    .map_or_else(|_| "unknown".to_owned(), |a| a.to_string());
+                info!(addr, proto = "tcp", "Listening for HTTP");
+            }
+            Listener::Unix(unix) => {
+                let addr = unix.local_addr().ok();
+                let path = addr.as_ref().and_then(|addr| addr.as_pathname());
+                let addr = path.unwrap_or(Path::new("")).display();
+                info!(%addr, proto = "unix", "Listening for HTTP");
+            }
+        }
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                accepted = self.accept_one(&listener) => accepted,
+            };
+            if let Err(error) = accepted {
+                // Out of file descriptors, most likely: others will close.
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    async fn accept_one(&self, listener: &Listener) -> io::Result<()> {
+        match listener {
+            Listener::Tcp(tcp) => {
+                let (stream, _) = tcp.accept().await?;
+                stream.set_nodelay(true)?;
+                self.start(stream);
+            }
+            Listener::Unix(unix) => {
+                let (stream, _) = unix.accept().await?;
+                self.start(stream);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let context = Arc::clone(&self.context);
+        let shutdown = self.shutdown.clone();
+        let cut = self.cut.clone();
+        self.connections.spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&context), request));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(MAX_HEAD_BYTES.max(8192))
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = cut.cancelled() => Ok(()),
+                    }
+                }
+            };
+            if let Err(error) = ended {
+                debug!(%error, "connection ended early");
+            }
+        });
+    }
+}
+
+/// Answers one request, errors included.
+async fn answer(
+    context: Arc<Context>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let result = handlers::handle(&context, request).await;
+    let mut response = result.unwrap_or_else(|error| {
+        info!(%method, path, error = error.message(), "request refused");
+        error.response()
+    });
+    debug!(%method, path, status = response.status().as_u16(), "request answered");
+    context.decorate(&mut response);
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        // A switch has no length; some clients read one as a body.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    Ok(response)
+}
