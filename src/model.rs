@@ -1,0 +1,11 @@
+//! The words everything else speaks: addresses, amounts, expressions, directives.
+//!
+//! Plain values without I/O, clocks, or serialisation. What is read from JSON or TOML is converted
+//! at the edge that reads it, so a wire format can change without touching a decision.
+
+pub mod address;
+pub mod directive;
+pub mod expression;
+pub mod pattern;
+pub mod port;
+pub mod resource;

@@ -1,0 +1,201 @@
+//! Scheduling directives in a create request: environment entries and labels.
+//!
+//! A user writes `-e constraint:node==n0` or the label
+//! `com.docker.swarm.constraints=["node==n0"]`. Both end up as the label, which is how the intent
+//! survives in the engine and is found again by another manager.
+
+use std::collections::BTreeMap;
+
+use super::expression::{Expression, ExpressionError};
+
+/// Label with the cluster-wide container ID: 64 hexadecimal digits.
+pub const ID_LABEL: &str = "com.docker.swarm.id";
+
+/// The four kinds of directive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `constraint:`
+    Constraint,
+    /// `affinity:`
+    Affinity,
+    /// `whitelist:`
+    Whitelist,
+    /// `reschedule:`
+    Reschedule,
+}
+
+impl Kind {
+    /// All kinds, in the order their labels are written.
+    pub const ALL: [Self; 4] = [
+        Self::Constraint,
+        Self::Affinity,
+        Self::Whitelist,
+        Self::Reschedule,
+    ];
+
+    /// The text before the colon of an environment entry.
+    pub fn env_prefix(self) -> &'static str {
+        match self {
+            Self::Constraint => "constraint",
+            Self::Affinity => "affinity",
+            Self::Whitelist => "whitelist",
+            Self::Reschedule => "reschedule",
+        }
+    }
+
+    /// The label that holds a JSON array of this kind's texts.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Constraint => "com.docker.swarm.constraints",
+            Self::Affinity => "com.docker.swarm.affinities",
+            Self::Whitelist => "com.docker.swarm.whitelists",
+            Self::Reschedule => "com.docker.swarm.reschedule-policies",
+        }
+    }
+}
+
+/// What happens to a container when its node fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReschedulePolicy {
+    /// It waits for its node.
+    #[default]
+    Off,
+    /// It is created again on another node.
+    OnNodeFailure,
+}
+
+/// Why the reschedule policies of a request are refused; the messages are classic Swarm's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// More than one was given.
+    #[error("too many reschedule policies")]
+    TooMany,
+    /// Neither `off` nor `on-node-failure`.
+    #[error("invalid reschedule policy: {0}")]
+    Invalid(String),
+}
+
+/// The directives of one request, in the order given, labels before environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directives {
+    texts: BTreeMap<Kind, Vec<String>>,
+}
+
+impl Directives {
+    /// Adds one directive.
+    pub fn push(&mut self, kind: Kind, text: impl Into<String>) {
+        self.texts.entry(kind).or_default().push(text.into());
+    }
+
+    /// The texts of one kind.
+    pub fn texts(&self, kind: Kind) -> &[String] {
+        self.texts.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes the directives out of environment entries and returns the entries that are none.
+    pub fn take_env(&mut self, env: Vec<String>) -> Vec<String> {
+        env.into_iter()
+            .filter(|entry| match split_env(entry) {
+                Some((kind, text)) => {
+                    self.push(kind, text);
+                    false
+                }
+                None => true,
+            })
+            .collect()
+    }
+
+    /// Parses the expressions of one kind.
+    ///
+    /// # Errors
+    ///
+    /// The first text that is not an expression.
+    pub fn expressions(&self, kind: Kind) -> Result<Vec<Expression>, ExpressionError> {
+        self.texts(kind)
+            .iter()
+            .map(|text| Expression::parse(text))
+            .collect()
+    }
+
+    /// The reschedule policy.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] if there are several or the one is unknown.
+    pub fn reschedule_policy(&self) -> Result<ReschedulePolicy, PolicyError> {
+        match self.texts(Kind::Reschedule) {
+            [] => Ok(ReschedulePolicy::Off),
+            [one] => match one.as_str() {
+                "off" => Ok(ReschedulePolicy::Off),
+                "on-node-failure" => Ok(ReschedulePolicy::OnNodeFailure),
+                other => Err(PolicyError::Invalid(other.to_owned())),
+            },
+            _ => Err(PolicyError::TooMany),
+        }
+    }
+
+    /// Whether a constraint insists on a node by its name.
+    pub fn has_hard_node_constraint(&self) -> bool {
+        self.texts(Kind::Constraint)
+            .iter()
+            .any(|text| Expression::parse(text).is_ok_and(|e| e.is_hard_node()))
+    }
+}
+
+/// Splits `constraint:node==n0` at its first colon, if it is a directive.
+pub fn split_env(entry: &str) -> Option<(Kind, &str)> {
+    let (prefix, text) = entry.split_once(':')?;
+    Kind::ALL
+        .into_iter()
+        .find(|kind| kind.env_prefix() == prefix)
+        .map(|kind| (kind, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives_leave_the_environment() {
+        let mut directives = Directives::default();
+        let env = directives.take_env(vec![
+            "PATH=/bin".to_owned(),
+            "constraint:node==n0".to_owned(),
+            "affinity:container==web:1".to_owned(),
+            "constraint=plain".to_owned(),
+        ]);
+        assert_eq!(env, ["PATH=/bin", "constraint=plain"]);
+        assert_eq!(directives.texts(Kind::Constraint), ["node==n0"]);
+        assert_eq!(directives.texts(Kind::Affinity), ["container==web:1"]);
+    }
+
+    #[test]
+    fn knows_a_hard_node_constraint() {
+        for (text, expected) in [
+            ("node==n0", true),
+            ("node==~n0", false),
+            ("node!=n0", false),
+            ("rack==a", false),
+        ] {
+            let mut directives = Directives::default();
+            directives.push(Kind::Constraint, text);
+            assert_eq!(directives.has_hard_node_constraint(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_policies_with_the_classic_messages() {
+        let mut directives = Directives::default();
+        assert_eq!(directives.reschedule_policy(), Ok(ReschedulePolicy::Off));
+        directives.push(Kind::Reschedule, "false");
+        assert_eq!(
+            directives.reschedule_policy().unwrap_err().to_string(),
+            "invalid reschedule policy: false"
+        );
+        directives.push(Kind::Reschedule, "off");
+        assert_eq!(
+            directives.reschedule_policy().unwrap_err().to_string(),
+            "too many reschedule policies"
+        );
+    }
+}

@@ -1,0 +1,219 @@
+use super::*;
+use crate::{
+    model::{directive::Directives, resource::Amount},
+    scheduler::table::{Node, NodeStatus},
+};
+
+/// Nothing runs anywhere.
+struct Nothing;
+
+impl Inventory for Nothing {
+    fn nodes_with_reference(&self, _: &str) -> NodeSet {
+        NodeSet::default()
+    }
+    fn nodes_with_container(&self, _: &Pattern) -> NodeSet {
+        NodeSet::default()
+    }
+    fn nodes_with_label(&self, _: &str, _: &Pattern) -> NodeSet {
+        NodeSet::default()
+    }
+    fn nodes_with_image(&self, _: &Pattern) -> NodeSet {
+        NodeSet::default()
+    }
+    fn nodes_with_host_ports(&self, _: &str, _: u16, _: u16, _: &str) -> NodeSet {
+        NodeSet::default()
+    }
+    fn nodes_with_host_mode_port(&self, _: &str) -> NodeSet {
+        NodeSet::default()
+    }
+}
+
+/// Keeps the nodes whose name is the value of every constraint.
+#[derive(Default)]
+struct ByName {
+    wanted: Vec<(String, bool)>,
+}
+
+impl Filter for ByName {
+    fn name(&self) -> &str {
+        "constraint"
+    }
+    fn expressions(&self) -> &[Kind] {
+        &[Kind::Constraint]
+    }
+    fn prepare(&mut self, _: &Call<'_>, request: &Request) -> Result<Applies, PolicyError> {
+        self.wanted = request
+            .expressions(Kind::Constraint)
+            .iter()
+            .map(|e| (e.value.clone(), e.softness == Softness::Soft))
+            .collect();
+        Ok(Applies::Yes)
+    }
+    fn filter(&mut self, call: &Call<'_>, candidates: &NodeSet) -> Result<NodeSet, PolicyError> {
+        Ok(candidates
+            .iter()
+            .filter(|slot| {
+                let name = &call.nodes.node(*slot).unwrap().name;
+                self.wanted
+                    .iter()
+                    .all(|(value, _)| Pattern::of_value(value).matches(name))
+            })
+            .collect())
+    }
+    fn explain(&mut self) -> Vec<String> {
+        self.wanted
+            .iter()
+            .map(|(value, soft)| format!("node=={value} (soft={soft})"))
+            .collect()
+    }
+}
+
+/// Fails whenever it is asked.
+struct Broken;
+
+impl Filter for Broken {
+    fn name(&self) -> &str {
+        "broken"
+    }
+    fn expressions(&self) -> &[Kind] {
+        &[]
+    }
+    fn prepare(&mut self, _: &Call<'_>, _: &Request) -> Result<Applies, PolicyError> {
+        Err(PolicyError::Failed("trapped".to_owned()))
+    }
+    fn filter(&mut self, _: &Call<'_>, _: &NodeSet) -> Result<NodeSet, PolicyError> {
+        unreachable!("prepare failed")
+    }
+    fn explain(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Ranks by slot; a node named `full…` has no room.
+struct InOrder;
+
+impl Strategy for InOrder {
+    fn name(&self) -> &str {
+        "in-order"
+    }
+    fn rank(
+        &mut self,
+        call: &Call<'_>,
+        _: &Request,
+        candidates: &NodeSet,
+        limit: usize,
+    ) -> Result<Vec<Ranked>, PolicyError> {
+        Ok(candidates
+            .iter()
+            .filter(|slot| !call.nodes.node(*slot).unwrap().name.starts_with("full"))
+            .take(limit)
+            .map(|slot| Ranked { slot, score: 0 })
+            .collect())
+    }
+}
+
+fn place(
+    filters: Vec<Box<dyn Filter>>,
+    names: &[&str],
+    constraints: &[&str],
+) -> Result<Vec<String>, String> {
+    let mut nodes = NodeTable::default();
+    for name in names {
+        nodes.insert(Node {
+            id: format!("{name}-id"),
+            name: (*name).to_owned(),
+            address: String::new(),
+            status: NodeStatus::Healthy,
+            health: 100,
+            total: Amount::default(),
+            labels: Vec::new(),
+        });
+    }
+    let mut directives = Directives::default();
+    for text in constraints {
+        directives.push(Kind::Constraint, *text);
+    }
+    let mut request = Request::default();
+    request.set_directives(&directives);
+    let inventory: Arc<dyn Inventory> = Arc::new(Nothing);
+    let call = Call {
+        nodes: &nodes,
+        inventory: &inventory,
+        seed: 0,
+    };
+    Scheduler::new(filters, Box::new(InOrder))
+        .schedule(&request, &call, 10)
+        .map(|ranking| {
+            ranking
+                .iter()
+                .map(|r| nodes.node(r.slot).unwrap().name.clone())
+                .collect()
+        })
+        .map_err(|error| error.to_string())
+}
+
+fn check(names: &[&str], constraints: &[&str], expected: Result<&[&str], &str>) {
+    let placed = place(vec![Box::new(ByName::default())], names, constraints);
+    let expected = expected
+        .map(|names| names.iter().map(|n| (*n).to_owned()).collect())
+        .map_err(str::to_owned);
+    assert_eq!(placed, expected, "{constraints:?}");
+}
+
+#[test]
+fn keeps_what_every_filter_passes() {
+    check(&["a", "b"], &[], Ok(&["a", "b"]));
+    check(&["a", "b"], &["node==b"], Ok(&["b"]));
+}
+
+#[test]
+fn names_the_conditions_when_nothing_is_left() {
+    check(
+        &["a"],
+        &["node==x", "node==~y"],
+        Err(
+            "Unable to find a node that satisfies the following conditions \n\
+             [node==x (soft=false) node==y (soft=true)]",
+        ),
+    );
+}
+
+#[test]
+fn a_malformed_expression_is_reported_by_its_filter() {
+    check(
+        &["a"],
+        &["node=x"],
+        Err(
+            "Unable to find a node that satisfies the following conditions \n\
+             error from constraint filter: One of operator ==, != is expected",
+        ),
+    );
+}
+
+#[test]
+fn soft_expressions_are_dropped_one_by_one() {
+    check(
+        &["a1", "a2", "b1"],
+        &["node==~nowhere", "node==~a*", "node==~*2"],
+        Ok(&["a2"]),
+    );
+}
+
+#[test]
+fn a_soft_expression_never_beats_room() {
+    check(&["full-a", "b"], &["node==~full*"], Ok(&["b"]));
+    check(
+        &["full-a", "full-b"],
+        &["node==~full-a"],
+        Err("no resources available to schedule container"),
+    );
+}
+
+#[test]
+fn a_filter_that_fails_refuses_the_request() {
+    let placed = place(vec![Box::new(Broken)], &["a"], &[]);
+    assert_eq!(
+        placed.unwrap_err(),
+        "filter plugin `broken` failed: trapped"
+    );
+}
