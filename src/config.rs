@@ -71,13 +71,17 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read `{}`: {source}", .path.display())]
     Read {
+        /// The file.
         path: PathBuf,
+        /// What the system said.
         source: std::io::Error,
     },
     /// The file can be read and is wrong; one line per mistake.
     #[error("{}", list(.path, .mistakes))]
     Mistakes {
+        /// The file.
         path: PathBuf,
+        /// In the order of the file.
         mistakes: Vec<Mistake>,
     },
 }

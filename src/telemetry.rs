@@ -10,7 +10,9 @@ pub enum TelemetryError {
     /// The level does not parse; `config` has checked it, so this is not expected.
     #[error("invalid log level `{level}`")]
     Level {
+        /// As configured.
         level: String,
+        /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
     /// Logging was set up before.

@@ -114,6 +114,7 @@ struct PlannedArgs {
 
 /// Why an option cannot be followed. The texts are classic Swarm's where it had one.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant is")]
 pub enum OptionError {
     /// A command of classic Swarm that does not exist yet.
     #[error("skep {0} is not supported yet")]

@@ -256,7 +256,7 @@ impl Desk {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Put(inventory) => self.put(inventory),
+            Command::Put(inventory) => self.put(&inventory),
             Command::Remove(addr) => self.remove(&addr),
             Command::Place(wanted, reply) => {
                 let answer = self.place(&wanted);
@@ -282,8 +282,8 @@ impl Desk {
         }
     }
 
-    fn put(&mut self, inventory: Arc<Inventory>) {
-        let node = self.node(&inventory);
+    fn put(&mut self, inventory: &Arc<Inventory>) {
+        let node = self.node(inventory);
         let slot = match self.slots.get(&inventory.addr) {
             Some(slot) => {
                 self.table.update(*slot, node);
@@ -295,7 +295,7 @@ impl Desk {
                 slot
             }
         };
-        let before = self.inventories.insert(slot, Arc::clone(&inventory));
+        let before = self.inventories.insert(slot, Arc::clone(inventory));
         let index = Arc::make_mut(&mut self.index);
         let old = before
             .as_ref()

@@ -94,7 +94,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
 }
 
 fn note_lines(source: &str, path: &str, table: &DeTable<'_>, lines: &mut HashMap<String, usize>) {
-    for (key, value) in table.iter() {
+    for (key, value) in table {
         let full: String = join(path, key.get_ref());
         lines.insert(full.clone(), line_at(source, Spanned::span(key).start));
         if let DeValue::Table(inner) = value.get_ref() {
