@@ -387,6 +387,7 @@ impl Engine {
     pub(crate) fn opened(self: &Arc<Self>) -> Open {
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
         self.peak.fetch_max(open, Ordering::Relaxed);
+        self.changed.notify_waiters();
         Open(Arc::clone(self))
     }
 

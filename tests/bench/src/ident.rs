@@ -39,7 +39,11 @@ impl Ident {
 
     fn digit(&self, at: usize) -> u8 {
         let byte = self.0[at / 2];
-        b"0123456789abcdef"[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 })]
+        b"0123456789abcdef"[usize::from(if at.is_multiple_of(2) {
+            byte >> 4
+        } else {
+            byte & 15
+        })]
     }
 }
 
@@ -57,8 +61,8 @@ impl fmt::Display for Ident {
 pub fn engine_id(owner: u64) -> String {
     let digits = Ident::derive(owner, u64::MAX);
     let mut id = String::with_capacity(59);
-    for at in 0..48 {
-        if at > 0 && at % 4 == 0 {
+    for at in 0..48_usize {
+        if at > 0 && at.is_multiple_of(4) {
             id.push(':');
         }
         id.push(char::from(

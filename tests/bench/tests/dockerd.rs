@@ -366,7 +366,7 @@ async fn images_networks_and_volumes_are_listed_as_dockerd_does() {
         .expect("the pull succeeds");
     assert_eq!(
         docker
-            .list_images(None)
+            .list_images(None::<bollard::query_parameters::ListImagesOptions>)
             .await
             .expect("the list is valid")
             .len(),
@@ -394,7 +394,7 @@ async fn images_networks_and_volumes_are_listed_as_dockerd_does() {
         .expect("it is created");
     assert_eq!(
         docker
-            .list_volumes(None)
+            .list_volumes(None::<bollard::query_parameters::ListVolumesOptions>)
             .await
             .expect("the list is valid")
             .volumes

@@ -135,8 +135,12 @@ pub(super) async fn start(mut call: Call) -> Result<Answer, Answer> {
             writer.write_all(&encode(&output)).await?;
         }
         let mut buffer = vec![0; 16 * 1024];
-        while echoes {
-            let read = reader.read(&mut buffer).await?;
+        loop {
+            let read = if echoes {
+                reader.read(&mut buffer).await?
+            } else {
+                0
+            };
             if read == 0 {
                 break;
             }
