@@ -3,3 +3,4 @@
 pub mod discovery;
 pub mod model;
 pub mod scheduler;
+pub mod plugin;
