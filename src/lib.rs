@@ -2,5 +2,5 @@
 
 pub mod discovery;
 pub mod model;
-pub mod scheduler;
 pub mod plugin;
+pub mod scheduler;

@@ -47,8 +47,9 @@ use std::{
 };
 
 pub use self::{
+    cache::Origin,
     limits::Limits,
-    loader::{Loader, Origin, Plugins},
+    loader::{Loaded, Loader, Plugins},
 };
 
 /// What a plugin is for.
@@ -132,11 +133,11 @@ impl Spec {
 
 /// Why a plugin could not be loaded. Loading stops the start of the daemon.
 #[derive(Debug, thiserror::Error)]
-#[error("{kind} plugin `{name}` ({origin})", origin = .source_text)]
+#[error("{kind} plugin `{name}` ({place})")]
 pub struct LoadError {
     kind: Kind,
     name: String,
-    source_text: String,
+    place: String,
     #[source]
     reason: LoadFailure,
 }
@@ -189,7 +190,7 @@ impl LoadError {
         Self {
             kind: spec.kind,
             name: spec.name.clone(),
-            source_text: spec.source.to_string(),
+            place: spec.source.to_string(),
             reason,
         }
     }

@@ -1,12 +1,7 @@
 //! From a source to a component of the right kind: read, check the digest, encode, check what it
 //! exports and needs.
 
-use std::{
-    borrow::Cow,
-    fmt::Write as _,
-    fs::File,
-    io::Read as _,
-};
+use std::{borrow::Cow, fmt::Write as _, fs::File, io::Read as _};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
@@ -133,9 +128,11 @@ fn check_exports(kind: Kind, exports: &[String], form: Form) -> Result<(), LoadF
     let ours: Vec<_> = exports.iter().filter_map(|name| split(name)).collect();
     if ours.is_empty() {
         return Err(LoadFailure::Interface(match form {
-            Form::Core => "is a core module without component metadata: build it with the SDK, and \
+            Form::Core => {
+                "is a core module without component metadata: build it with the SDK, and \
                            keep its custom sections when stripping it"
-                .to_owned(),
+                    .to_owned()
+            }
             Form::Component if exports.is_empty() => "exports nothing".to_owned(),
             Form::Component => format!(
                 "exports nothing of `{PACKAGE}`, only `{}`",

@@ -13,7 +13,9 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{self, ErrorKind, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
 };
 

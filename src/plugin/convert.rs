@@ -1,8 +1,7 @@
 //! From the scheduler's types to those of the plugin interface, borrowing every text.
 
 use super::bindings::scheduling::{
-    exports::skep::plugin::plugin::Expressions,
-    skep::plugin::types as wit,
+    exports::skep::plugin::plugin::Expressions, skep::plugin::types as wit,
 };
 use crate::{
     model::{

@@ -57,7 +57,6 @@ pub(super) struct DiscoveryPlugin {
 }
 
 impl Template {
-    #[expect(clippy::too_many_arguments, reason = "each is one fact about one plugin")]
     pub(super) fn try_new(
         name: Arc<str>,
         limits: Limits,

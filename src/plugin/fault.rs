@@ -28,13 +28,20 @@ pub(super) fn describe(error: &wasmtime::Error, limit: Duration, said: Option<St
         match trap {
             Trap::Interrupt => format!("ran longer than {limit:?}"),
             Trap::StackOverflow => "overflowed its stack".to_owned(),
-            other => format!("trapped: {other}"),
+            other => {
+                let text = other.to_string();
+                format!(
+                    "trapped: {}",
+                    text.strip_prefix("wasm trap: ").unwrap_or(&text)
+                )
+            }
         }
     } else {
         format!("stopped: {}", error.root_cause())
     };
     if let Some(said) = said {
-        text = format!("{text} ({said})");
+        // The text of a panic spans two lines; this one ends up in a client's error message.
+        text = format!("{text} ({})", said.replace('\n', " "));
     }
     clip(text)
 }

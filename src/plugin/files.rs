@@ -44,9 +44,7 @@ impl Files {
             .iter()
             .find(|allowed| allowed.as_path() == Path::new(path))
             .cloned()
-            .ok_or_else(|| {
-                Error::Unavailable(format!("`{path}` is not among the files allowed"))
-            })
+            .ok_or_else(|| Error::Unavailable(format!("`{path}` is not among the files allowed")))
     }
 }
 

@@ -12,9 +12,7 @@ use super::{
 };
 use crate::{
     model::directive::Kind,
-    scheduler::{
-        Applies, Call, Filter, PolicyError, node_set::NodeSet, request::Request,
-    },
+    scheduler::{Applies, Call, Filter, PolicyError, node_set::NodeSet, request::Request},
 };
 
 /// The most conditions taken over from one filter for a message.

@@ -92,6 +92,7 @@ impl Host {
         message: String,
         fields: impl Iterator<Item = (&'a str, &'a str)>,
     ) {
+        let message = clip(message);
         if level == Level::Error {
             self.last_error = Some(message.clone());
         }
@@ -103,7 +104,10 @@ impl Host {
             Verdict::Drop => return,
             Verdict::Keep { suppressed: 0 } => {}
             Verdict::Keep { suppressed } => {
-                warn!(plugin, suppressed, "plugin logged too much, lines are missing");
+                warn!(
+                    plugin,
+                    suppressed, "plugin logged too much, lines are missing"
+                );
             }
         }
         let mut line = message;
@@ -154,10 +158,7 @@ impl WasiView for Host {
             let mut resources = ResourceTable::new();
             resources.set_max_capacity(MAX_RESOURCES);
             Box::new(Wasi {
-                context: WasiCtx::builder()
-                    .allow_tcp(false)
-                    .allow_udp(false)
-                    .build(),
+                context: WasiCtx::builder().allow_tcp(false).allow_udp(false).build(),
                 resources,
             })
         });
@@ -185,7 +186,9 @@ impl clock::Host for Host {
     fn now_ms(&mut self) -> u64 {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            })
     }
 
     fn monotonic_ns(&mut self) -> u64 {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{debug, warn};
+use tracing::warn;
 use wasmtime::{
     Store,
     component::{Instance as WasmInstance, InstancePre},
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::scheduler::{Call, table::NodeTable};
 
-/// A call that takes longer is worth a warning; its deadline is far above.
+/// A call that takes longer is worth a warning, once; its deadline is far above.
 const SLOW_CALL: Duration = Duration::from_millis(5);
 
 /// What a scheduling plugin exports besides what every plugin does.
@@ -100,6 +100,8 @@ pub(super) struct Instance<G> {
     feeds: plugin::Feeds,
     position: Position,
     born: Instant,
+    /// Whether a slow call was reported.
+    slow: bool,
     /// Whether the filter knows the request under way.
     pub(super) prepared: bool,
 }
@@ -178,6 +180,7 @@ impl<G: Exports> Template<G> {
             feeds: description.feeds,
             position: Position::default(),
             born: now,
+            slow: false,
             prepared: false,
         };
         Ok((instance, description))
@@ -208,8 +211,13 @@ impl<G> Instance<G> {
         let answer = run(&self.exports, &mut self.store);
         self.store.data_mut().inventory = None;
         let taken = started.elapsed();
-        if taken > SLOW_CALL {
-            debug!(plugin = &*self.name, ?taken, "plugin call was slow");
+        if taken > SLOW_CALL && !self.slow {
+            self.slow = true;
+            warn!(
+                plugin = &*self.name,
+                ?taken,
+                "plugin is slow, every placement waits for it"
+            );
         }
         self.finish(answer, limit)
     }

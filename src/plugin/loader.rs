@@ -18,7 +18,7 @@ use super::{
     Kind, LoadError, LoadFailure, Spec,
     artifact::Artifact,
     bindings::{discovery as io, scheduling},
-    cache::{self, Cache},
+    cache::{self, Cache, Origin},
     convert,
     discovery::{self, DiscoveryPlugin},
     files::Files,
@@ -33,8 +33,6 @@ use crate::{
     discovery::Backend,
     scheduler::{Filter, Strategy},
 };
-
-pub use super::cache::Origin;
 
 /// Loads plugins. Cheap to keep; plugins live on without it.
 pub struct Loader {
@@ -69,9 +67,9 @@ pub struct Loaded {
 
 /// One plugin, whatever its kind.
 enum Plugin {
-    Filter(FilterPlugin),
-    Strategy(StrategyPlugin),
-    Discovery(DiscoveryPlugin),
+    Filter(Box<dyn Filter>),
+    Strategy(Box<dyn Strategy>),
+    Discovery(Box<dyn Backend>),
 }
 
 impl Loader {
@@ -126,9 +124,9 @@ impl Loader {
         for result in results {
             let (plugin, report) = result?;
             match plugin {
-                Plugin::Filter(filter) => plugins.filters.push(Box::new(filter)),
-                Plugin::Strategy(strategy) => plugins.strategies.push(Box::new(strategy)),
-                Plugin::Discovery(backend) => plugins.backends.push(Box::new(backend)),
+                Plugin::Filter(filter) => plugins.filters.push(filter),
+                Plugin::Strategy(strategy) => plugins.strategies.push(strategy),
+                Plugin::Discovery(backend) => plugins.backends.push(backend),
             }
             plugins.report.extend(report);
         }
@@ -138,9 +136,9 @@ impl Loader {
     fn load_one(&self, spec: &Spec) -> Result<(Plugin, Vec<Loaded>), LoadError> {
         let mut report = Vec::new();
         let plugin = match spec.kind {
-            Kind::Filter => Plugin::Filter(self.filter(spec, &mut report)?),
-            Kind::Strategy => Plugin::Strategy(self.strategy(spec, &mut report)?),
-            Kind::Discovery => Plugin::Discovery(self.discovery(spec, &mut report)?),
+            Kind::Filter => Plugin::Filter(Box::new(self.filter(spec, &mut report)?)),
+            Kind::Strategy => Plugin::Strategy(Box::new(self.strategy(spec, &mut report)?)),
+            Kind::Discovery => Plugin::Discovery(Box::new(self.discovery(spec, &mut report)?)),
             Kind::Volume => return Err(LoadError::new(spec, LoadFailure::NoHostSide)),
         };
         Ok((plugin, report))
@@ -182,8 +180,10 @@ impl Loader {
             pre,
         )
         .map_err(|error| fail(LoadFailure::Interface(format!("{error:#}"))))?;
-        let (instance, description): (Instance<G>, _) =
-            template.start(started).map_err(start_failure).map_err(fail)?;
+        let (instance, description): (Instance<G>, _) = template
+            .start(started)
+            .map_err(start_failure)
+            .map_err(fail)?;
         self.reported(spec, origin, started, report);
         let supervisor = Supervisor::new(template, instance, self.clock.clone());
         Ok((supervisor, description))
@@ -232,22 +232,13 @@ impl Loader {
         let artifact = Artifact::read(spec)?;
         let (component, origin) = match &self.cache {
             Some(cache) => cache.load(&runtime.wasm, &artifact)?,
-            None => (
-                cache::compile(&runtime.wasm, &artifact)?,
-                Origin::Compiled,
-            ),
+            None => (cache::compile(&runtime.wasm, &artifact)?, Origin::Compiled),
         };
         artifact.check(spec.kind, &runtime.wasm, &component)?;
         Ok((component, origin))
     }
 
-    fn reported(
-        &self,
-        spec: &Spec,
-        origin: Origin,
-        started: Instant,
-        report: &mut Vec<Loaded>,
-    ) {
+    fn reported(&self, spec: &Spec, origin: Origin, started: Instant, report: &mut Vec<Loaded>) {
         let took = (self.clock)().saturating_duration_since(started);
         debug!(plugin = spec.name, kind = %spec.kind, ?origin, ?took, "loaded plugin");
         report.push(Loaded {
@@ -305,9 +296,7 @@ fn forbid_waiting(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     poll.resource(
         "pollable",
         ResourceType::host::<DynPollable>(),
-        |mut context, id| {
-            HostPollable::drop(context.data_mut().ctx().table, Resource::new_own(id))
-        },
+        |mut context, id| HostPollable::drop(context.data_mut().ctx().table, Resource::new_own(id)),
     )?;
     poll.func_wrap(
         "[method]pollable.ready",

@@ -87,7 +87,9 @@ impl ResourceLimiter for Quota {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         if desired > TABLE_ELEMENTS {
-            return Err(Exceeded(format!("wants more than {TABLE_ELEMENTS} table elements")).into());
+            return Err(
+                Exceeded(format!("wants more than {TABLE_ELEMENTS} table elements")).into(),
+            );
         }
         Ok(true)
     }

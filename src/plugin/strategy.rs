@@ -8,9 +8,7 @@ use super::{
     fault::Fault,
     supervisor::Supervisor,
 };
-use crate::scheduler::{
-    Call, PolicyError, Ranked, Strategy, node_set::NodeSet, request::Request,
-};
+use crate::scheduler::{Call, PolicyError, Ranked, Strategy, node_set::NodeSet, request::Request};
 
 /// A strategy in the sandbox.
 pub(super) struct StrategyPlugin {

@@ -79,7 +79,10 @@ impl<G: Exports> Supervisor<G> {
             Err(reason) => reason,
         };
         self.breaker.failed((self.clock)(), &reason, rand::random());
-        warn!(plugin = self.name(), reason, "plugin failed, replacing its instance");
+        warn!(
+            plugin = self.name(),
+            reason, "plugin failed, replacing its instance"
+        );
         if admission == Admission::Probe || self.breaker.is_quarantined() {
             return Err(PolicyError::Failed(reason));
         }
@@ -118,7 +121,10 @@ impl<G: Exports> Supervisor<G> {
         }
         let age = (self.clock)().saturating_duration_since(instance.born());
         if age >= RECYCLE_AFTER {
-            warn!(plugin = self.name(), used, "plugin filled its memory, replacing its instance");
+            warn!(
+                plugin = self.name(),
+                used, "plugin filled its memory, replacing its instance"
+            );
             self.instance = None;
         }
     }
@@ -127,7 +133,10 @@ impl<G: Exports> Supervisor<G> {
     fn lose(&mut self, reason: &str) {
         self.instance = None;
         self.breaker.failed((self.clock)(), reason, rand::random());
-        warn!(plugin = self.name(), reason, "plugin failed, replacing its instance");
+        warn!(
+            plugin = self.name(),
+            reason, "plugin failed, replacing its instance"
+        );
     }
 
     /// The answer or refusal of one instance, or why there is neither.

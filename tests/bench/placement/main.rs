@@ -58,7 +58,11 @@ fn main() {
     }
     criterion.final_summary();
 
-    println!("{:>8} {:>12} {:>12} {:>8}", "nodes", "plugins", "native", "ratio");
+    print_start();
+    println!(
+        "{:>8} {:>12} {:>12} {:>8}",
+        "nodes", "plugins", "native", "ratio"
+    );
     for nodes in FLEETS {
         let plugins = median_micros(&mut Decision::new(nodes, plugins()));
         let native = median_micros(&mut Decision::new(nodes, native()));
@@ -106,6 +110,21 @@ impl Decision {
     }
 }
 
+/// Says how long the default plugins take to load, without and with compiled code in the cache.
+fn print_start() {
+    let cache = tempfile::tempdir().expect("a temporary directory");
+    for what in ["first", "second"] {
+        let started = Instant::now();
+        let loader = Loader::try_new(Some(cache.path())).expect("this machine runs WebAssembly");
+        let loaded = loader.load(&specs()).expect("the built-in plugins load");
+        let took = started.elapsed();
+        println!(
+            "{what} start: {} plugins in {took:.0?}",
+            loaded.report.len()
+        );
+    }
+}
+
 fn median_micros(decision: &mut Decision) -> f64 {
     let mut samples: Vec<f64> = (0..500)
         .map(|_| {
@@ -118,7 +137,7 @@ fn median_micros(decision: &mut Decision) -> f64 {
     samples[samples.len() / 2]
 }
 
-fn plugins() -> Scheduler {
+fn specs() -> Vec<Spec> {
     let builtin = |kind, role: &str, name: &str| {
         Spec::new(name, kind, Source::Builtin(format!("{role}-{name}")))
     };
@@ -127,9 +146,13 @@ fn plugins() -> Scheduler {
         .map(|name| builtin(plugin::Kind::Filter, "filter", name))
         .collect();
     specs.push(builtin(plugin::Kind::Strategy, "strategy", "spread"));
+    specs
+}
+
+fn plugins() -> Scheduler {
     let mut plugins = Loader::try_new(None)
         .expect("this machine runs WebAssembly")
-        .load(&specs)
+        .load(&specs())
         .expect("the built-in plugins load");
     let strategy = plugins.strategies.remove(0);
     Scheduler::new(plugins.filters, strategy)
