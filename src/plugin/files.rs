@@ -124,3 +124,63 @@ fn revision(metadata: &std::fs::Metadata) -> u64 {
     })
     .max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::plugin::quota::{Pool, Quota};
+
+    /// The host of a guest that may read these files.
+    fn host(allowed: &[PathBuf]) -> Host {
+        let quota = Quota::new(0, Pool::default());
+        Host::new("reader".into(), quota, Files::new(allowed))
+    }
+
+    fn text(path: &Path) -> String {
+        path.to_str().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn only_the_files_allowed_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let allowed = directory.path().join("engines");
+        let secret = directory.path().join("secret");
+        fs::write(&allowed, "a").unwrap();
+        fs::write(&secret, "b").unwrap();
+        let mut host = host(&[allowed.clone(), directory.path().to_owned()]);
+        assert_eq!(host.read(text(&allowed)).await.unwrap().0, b"a");
+        let detour = format!("{}/x/../secret", directory.path().display());
+        for refused in [text(&secret), detour, text(directory.path())] {
+            assert!(host.read(refused.clone()).await.is_err(), "{refused}");
+        }
+        assert!(host.wait(text(&secret), 0, 0).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_file_too_large_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engines");
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(MAX_BYTES).unwrap();
+        let mut host = host(std::slice::from_ref(&path));
+        assert!(host.read(text(&path)).await.is_ok());
+        file.set_len(MAX_BYTES + 1).unwrap();
+        assert!(host.read(text(&path)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_with_a_change_or_in_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engines");
+        let mut host = host(std::slice::from_ref(&path));
+        let absent = host.wait(text(&path), 0, 0).await.unwrap();
+        assert!(!absent.exists);
+        fs::write(&path, "a").unwrap();
+        let written = host.wait(text(&path), 0, 60_000).await.unwrap();
+        assert!(written.exists);
+        let (_, revision) = host.read(text(&path)).await.unwrap();
+        assert_eq!(revision, written.revision);
+    }
+}

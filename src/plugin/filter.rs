@@ -148,3 +148,42 @@ fn checked(words: Vec<u64>, candidates: &NodeSet) -> Result<NodeSet, Fault> {
     }
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(words: &[u64], expected: Result<&[u32], &str>) {
+        let candidates: NodeSet = [1, 2, 70].into_iter().collect();
+        let answer = checked(words.to_vec(), &candidates)
+            .map(|set| set.iter().collect::<Vec<_>>())
+            .map_err(|fault| match fault {
+                Fault::Broken(reason) => reason,
+                Fault::Refused(error) => panic!("{error}"),
+            });
+        assert_eq!(
+            answer,
+            expected.map(<[u32]>::to_vec).map_err(str::to_owned),
+            "{words:?}"
+        );
+    }
+
+    #[test]
+    fn takes_only_subsets_of_the_candidates() {
+        check(&[0b110, 0b100_0000], Ok(&[1, 2, 70]));
+        check(&[0b100, 0], Ok(&[2]));
+        check(&[0, 0], Ok(&[]));
+        check(
+            &[0b1000, 0],
+            Err("answered with a node that was no candidate"),
+        );
+        check(
+            &[0b110],
+            Err("answered with 1 words to 2 words of candidates"),
+        );
+        check(
+            &[0, 0, 0],
+            Err("answered with 3 words to 2 words of candidates"),
+        );
+    }
+}

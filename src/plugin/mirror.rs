@@ -143,3 +143,104 @@ pub(super) fn deliver<E>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::resource::Amount,
+        scheduler::table::{Node, NodeStatus, Usage},
+    };
+
+    fn node(name: &str) -> Node {
+        Node {
+            id: String::new(),
+            name: name.to_owned(),
+            address: String::new(),
+            status: NodeStatus::Healthy,
+            health: 100,
+            total: Amount::default(),
+            labels: Vec::new(),
+        }
+    }
+
+    fn using(containers: u32) -> Usage {
+        Usage {
+            containers,
+            ..Usage::default()
+        }
+    }
+
+    /// A table of two nodes and a position that is up to date with it.
+    fn synced() -> (NodeTable, Position) {
+        let mut nodes = NodeTable::default();
+        nodes.insert(node("a"));
+        nodes.insert(node("b"));
+        let mut position = Position::default();
+        position.advance(&nodes, true);
+        (nodes, position)
+    }
+
+    #[test]
+    fn a_new_instance_gets_everything_it_asked_for() {
+        let (nodes, _) = synced();
+        let fresh = Position::default();
+        assert_eq!(
+            fresh.missing(&nodes, Feeds::NODES),
+            Missing::All(vec![Change::Node(0), Change::Node(1)])
+        );
+        assert_eq!(
+            fresh.missing(&nodes, Feeds::USAGE),
+            Missing::All(vec![Change::Usage(0), Change::Usage(1)])
+        );
+    }
+
+    #[test]
+    fn changes_nobody_asked_for_are_not_sent() {
+        let (mut nodes, mut position) = synced();
+        let told = position.told();
+        nodes.set_usage(0, using(1));
+        assert!(!position.is_current(&nodes));
+        assert_eq!(position.missing(&nodes, Feeds::NODES), Missing::Nothing);
+        position.advance(&nodes, false);
+        assert!(position.is_current(&nodes));
+        assert_eq!(position.told(), told);
+    }
+
+    #[test]
+    fn usage_is_sent_once_unless_the_slot_changed_hands() {
+        let (mut nodes, position) = synced();
+        nodes.set_usage(0, using(1));
+        nodes.set_usage(0, using(2));
+        assert_eq!(
+            position.missing(&nodes, Feeds::USAGE),
+            Missing::Some(vec![Change::Usage(0)])
+        );
+        nodes.remove(0);
+        nodes.insert(node("c"));
+        nodes.set_usage(0, using(3));
+        assert_eq!(
+            position.missing(&nodes, Feeds::NODES | Feeds::USAGE),
+            Missing::Some(vec![
+                Change::Usage(0),
+                Change::Deleted(0),
+                Change::Node(0),
+                Change::Usage(0)
+            ])
+        );
+    }
+
+    #[test]
+    fn deliveries_are_cut_into_pieces() {
+        let mut nodes = NodeTable::default();
+        let slot = nodes.insert(node("a"));
+        let changes = vec![Change::Usage(slot); MAX_DELTAS * 2 + 1];
+        let mut lengths = Vec::new();
+        deliver::<()>(&nodes, &changes, |deltas| {
+            lengths.push(deltas.len());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(lengths, [MAX_DELTAS, MAX_DELTAS, 1]);
+    }
+}

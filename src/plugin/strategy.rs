@@ -95,3 +95,38 @@ fn checked(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(slots: &[u32], expected: Result<(), &str>) {
+        let candidates: NodeSet = [1, 2, 70].into_iter().collect();
+        let ranking = slots
+            .iter()
+            .map(|slot| GuestRanked {
+                slot: *slot,
+                score: 0,
+            })
+            .collect();
+        let answer = checked(ranking, &candidates, 3).map(|_| ());
+        let expected = expected.map_err(|reason| Fault::Broken(reason.to_owned()));
+        assert_eq!(answer, expected, "{slots:?}");
+    }
+
+    #[test]
+    fn takes_only_rankings_of_candidates() {
+        check(&[], Ok(()));
+        check(&[70, 1, 2], Ok(()));
+        check(&[1, 3], Err("ranked slot 3, which was no candidate"));
+        check(
+            &[u32::MAX],
+            Err("ranked slot 4294967295, which was no candidate"),
+        );
+        check(&[1, 70, 1], Err("ranked slot 1 twice"));
+        check(
+            &[1, 2, 70, 1],
+            Err("ranked 4 nodes, at most 3 were asked for"),
+        );
+    }
+}

@@ -493,7 +493,7 @@ fn cached_files(directory: &Path) -> Vec<PathBuf> {
 /// Says which engines the file names, and keeps saying so.
 fn file_backend(path: &Path) -> Box<dyn crate::discovery::Backend> {
     let spec = Spec {
-        settings: json!({ "path": path }),
+        settings: json!({ "location": path }),
         allow: Allow {
             files: vec![path.to_owned()],
         },
