@@ -7,4 +7,5 @@ pub mod address;
 pub mod directive;
 pub mod expression;
 pub mod pattern;
+pub mod port;
 pub mod resource;

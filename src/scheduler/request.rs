@@ -3,6 +3,7 @@
 use crate::model::{
     directive::{Directives, Kind},
     expression::{Expression, ExpressionError},
+    port::PortBinding,
     resource::Amount,
 };
 
@@ -28,24 +29,11 @@ pub struct Request {
     /// The container's labels.
     pub labels: Vec<(String, String)>,
     /// `constraint:`
-    constraints: Expressions,
+    pub(crate) constraints: Expressions,
     /// `affinity:`
-    affinities: Expressions,
+    pub(crate) affinities: Expressions,
     /// `whitelist:`
-    whitelists: Expressions,
-}
-
-/// A host port asked for; a range when `last` is above `first`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortBinding {
-    /// The host address, as written; empty means all.
-    pub host_ip: String,
-    /// The lowest port that will do.
-    pub first: u16,
-    /// The highest port that will do.
-    pub last: u16,
-    /// `tcp`, `udp`, or `sctp`.
-    pub protocol: String,
+    pub(crate) whitelists: Expressions,
 }
 
 /// Another container that must be on the same node.
@@ -59,7 +47,7 @@ pub struct Reference {
 
 /// The expressions of one kind, and the first text that is none.
 #[derive(Clone, Debug, Default)]
-struct Expressions {
+pub(crate) struct Expressions {
     parsed: Vec<Expression>,
     malformed: Option<ExpressionError>,
 }

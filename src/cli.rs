@@ -1,0 +1,204 @@
+//! The command line: options and commands, compatible with classic Swarm.
+//!
+//! Options may stand anywhere, with one dash or two. [`parse`] turns a command line into an
+//! [`Invocation`]: the effective configuration, or a text to print. It reads the config file and
+//! does nothing else; `main` acts on the result.
+
+mod argv;
+mod manage;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::cli::manage::ManageArgs;
+use crate::config::log::LogLevel;
+use crate::config::{Config, ConfigError};
+
+pub use crate::cli::manage::OptionError;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Print this text and succeed.
+    Print(String),
+    /// Run the daemon.
+    Manage(Box<Manage>),
+}
+
+/// The daemon's configuration, from the file and the command line.
+#[derive(Debug)]
+pub struct Manage {
+    /// The options on top of the file on top of the defaults. It has a discovery URL.
+    pub config: Config,
+    /// What the operator should know once logging works.
+    pub warnings: Vec<String>,
+}
+
+/// The environment variables that matter, read once so that tests need not set any.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `DEBUG`.
+    pub debug: Option<String>,
+    /// `SWARM_HOST`, a comma-separated list of addresses to listen on.
+    pub swarm_host: Option<String>,
+    /// `SWARM_DISCOVERY`, a discovery URL.
+    pub swarm_discovery: Option<String>,
+}
+
+/// Why the command line cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The line itself is wrong: unknown option or command, missing value.
+    #[error("{0}")]
+    Usage(String),
+    /// An option's value is wrong.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The file of `--config` is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// `--check-config` misses files, one line each.
+    #[error("{}", .0.join("\n"))]
+    MissingFiles(Vec<String>),
+    /// The configuration cannot be printed.
+    #[error("cannot print the configuration: {0}")]
+    Dump(#[from] toml::ser::Error),
+}
+
+/// One Docker API endpoint over a fleet of Docker engines.
+#[derive(Debug, Parser)]
+#[command(
+    name = "skep",
+    version = VERSION,
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+struct Cli {
+    /// Log at level debug [env: DEBUG]
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    debug: Option<bool>,
+
+    /// error, warn, info, debug, trace, or directives such as info,skep::engine=debug
+    #[arg(long, short, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+
+    /// Print the version
+    #[arg(long, short = 'v', global = true, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the manager
+    #[command(visible_alias = "m")]
+    Manage(Box<ManageArgs>),
+    /// Register this node in discovery (not supported yet)
+    #[command(visible_alias = "j")]
+    Join(AnyArgs),
+    /// Print the discovered nodes (not supported yet)
+    #[command(visible_alias = "l")]
+    List(AnyArgs),
+    /// Create a cluster token (not supported yet)
+    #[command(visible_alias = "c")]
+    Create(AnyArgs),
+}
+
+/// Takes whatever follows a command that does not exist yet.
+#[derive(Debug, clap::Args)]
+struct AnyArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _rest: Vec<OsString>,
+}
+
+// Scripts look for `version X.Y.Z` after the name of the program.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), " (HEAD)");
+
+/// Returns what the command line `args`, program name first, asks for.
+///
+/// # Errors
+///
+/// [`CliError`], whose message is for the terminal.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Invocation, CliError> {
+    let args = argv::normalize(args, &Cli::command());
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error)
+            if error.use_stderr()
+                && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            let text = error.to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            return Err(CliError::Usage(text.trim_end().to_owned()));
+        }
+        // Help and version are errors to clap only.
+        Err(error) => return Ok(Invocation::Print(error.to_string())),
+    };
+    let args = match cli.command {
+        Command::Manage(args) => args,
+        Command::Join(_) => return Err(OptionError::Command("join").into()),
+        Command::List(_) => return Err(OptionError::Command("list").into()),
+        Command::Create(_) => return Err(OptionError::Command("create").into()),
+    };
+
+    let mut config = match &args.config {
+        Some(path) => Config::load(path)?,
+        None => Config::default(),
+    };
+    let debug = cli.debug.or_else(|| {
+        // A DEBUG that is meant for another program must not stop this one.
+        parse_bool(environment.debug.as_deref()?).ok()
+    });
+    if debug == Some(true) {
+        config.log.level = LogLevel::debug();
+    }
+    if let Some(level) = &cli.log_level {
+        config.log.level = level.parse().map_err(OptionError::LogLevel)?;
+    }
+    let here = std::path::absolute(".").unwrap_or_else(|_| Path::new("/").to_owned());
+    let warnings = args.apply(environment, &here, &mut config)?;
+
+    if args.check_config {
+        return match config.missing_files() {
+            missing if missing.is_empty() => Ok(Invocation::Print("config is valid".to_owned())),
+            missing => Err(CliError::MissingFiles(missing)),
+        };
+    }
+    if args.dump_config {
+        return Ok(Invocation::Print(config.dump()?));
+    }
+    Ok(Invocation::Manage(Box::new(Manage { config, warnings })))
+}
+
+impl Environment {
+    /// Reads the variables of this process. A value that is not UTF-8 counts as absent.
+    pub fn from_process() -> Self {
+        let read = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        Self {
+            debug: read("DEBUG"),
+            swarm_host: read("SWARM_HOST"),
+            swarm_discovery: read("SWARM_DISCOVERY"),
+        }
+    }
+}
+
+/// Parses a truth value as Go's `strconv.ParseBool` does.
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! Accepts Go-style options: `-strategy spread` is `--strategy spread`.
+
+use std::ffi::OsString;
+
+use clap::Command;
+
+/// Puts a second dash before every long option of `command` that has only one.
+///
+/// A short option with its value attached (`-Htcp://...`) stays as it is unless the whole word
+/// before `=` is the name of a long option. What follows `--` is left alone.
+pub(super) fn normalize(
+    args: impl IntoIterator<Item = OsString>,
+    command: &Command,
+) -> Vec<OsString> {
+    let long_names = long_names(command);
+    let mut only_values = false;
+    args.into_iter()
+        .map(|arg| {
+            only_values |= arg == "--";
+            match arg.to_str() {
+                Some(text) if !only_values && is_single_dash(text, &long_names) => {
+                    OsString::from(format!("-{text}"))
+                }
+                _ => arg,
+            }
+        })
+        .collect()
+}
+
+fn is_single_dash(text: &str, long_names: &[String]) -> bool {
+    let Some(rest) = text.strip_prefix('-') else {
+        return false;
+    };
+    let name = rest.split('=').next().unwrap_or(rest);
+    long_names.iter().any(|long| long == name)
+}
+
+/// Collects the long options of `command` and its commands, aliases included.
+fn long_names(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().flat_map(|arg| {
+        let aliases = arg.get_all_aliases().unwrap_or_default();
+        arg.get_long().into_iter().chain(aliases)
+    });
+    own.map(str::to_owned)
+        .chain(["help".to_owned()])
+        .chain(command.get_subcommands().flat_map(long_names))
+        .collect()
+}

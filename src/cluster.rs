@@ -1,0 +1,278 @@
+//! Many engines as one: membership, the snapshot, placement, and what changes the fleet.
+//!
+//! ```text
+//! membership  discovery's answers -> engines added and removed
+//! state       the one writer of the snapshot; hands changes to placement, events to the feed
+//! snapshot    the whole cluster at one moment, with look-ups
+//! placement   choosing a node and reserving its room, ports, and name, in one step
+//! index       what runs where, for the questions filters ask
+//! create      the life of one create request
+//! feed        the cluster's events
+//! ```
+//!
+//! [`Cluster`] is the handle that the API works with. Policies come in through the traits of
+//! `scheduler` and `discovery`; nothing here knows that they are WASM.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    discovery::Backend,
+    engine::{
+        inventory::container::CpuShares,
+        monitor::{Monitors, Refresh},
+        transport::Limits,
+    },
+    model::address::EngineAddr,
+    scheduler::Scheduler,
+};
+
+pub mod create;
+pub mod feed;
+pub mod index;
+pub mod membership;
+pub mod placement;
+pub mod snapshot;
+pub mod state;
+
+use self::{
+    feed::{Feed, Subscription},
+    placement::Placement,
+    snapshot::{Found, Snapshot},
+};
+
+/// What the cluster needs to know from the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bounds on connections to each engine.
+    pub limits: Limits,
+    /// Deadline of the manager's own calls to an engine.
+    pub request_timeout: Duration,
+    /// Shortest wait between two re-lists of a healthy engine.
+    pub refresh_min: Duration,
+    /// Longest wait between two re-lists of a healthy engine.
+    pub refresh_max: Duration,
+    /// Failures in a row that make an engine unhealthy.
+    pub failure_limit: NonZeroU32,
+    /// Fraction of a node's room that is given away beyond what there is.
+    pub overcommit: f64,
+    /// How often a failed create is tried again.
+    pub create_retries: u32,
+    /// What `--cpu-shares` means.
+    pub cpu_shares: CpuShares,
+    /// How far behind a follower of events may be.
+    pub event_queue: usize,
+    /// How long one step of discovery may wait for news.
+    pub heartbeat: Duration,
+    /// The strategy's name.
+    pub strategy: String,
+    /// The filters' names, in order.
+    pub filters: Vec<String>,
+}
+
+/// The running cluster. Cheap to clone; all clones are the same cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    feed: Arc<Feed>,
+    placement: Placement,
+    monitors: Monitors,
+    execs: Mutex<Execs>,
+}
+
+/// Which engine an exec instance is on. Bounded; the oldest are forgotten first.
+#[derive(Default)]
+struct Execs {
+    owners: HashMap<String, EngineAddr>,
+    order: VecDeque<String>,
+}
+
+/// How many exec instances are remembered.
+const MAX_EXECS: usize = 16_384;
+
+impl Cluster {
+    /// Starts the cluster's tasks; they end when `shutdown` is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// The placement thread cannot be started.
+    pub fn start(
+        options: Options,
+        scheduler: Scheduler,
+        backend: Box<dyn Backend>,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> std::io::Result<Self> {
+        let feed = Arc::new(Feed::new(options.event_queue));
+        let placement = Placement::start(scheduler, options.overcommit, shutdown.clone())?;
+        let (state, updates) = state::State::new(placement.clone(), Arc::clone(&feed));
+        let snapshot = state.snapshot();
+        let monitors = Monitors::new(
+            crate::engine::monitor::Options {
+                limits: options.limits.clone(),
+                request_timeout: options.request_timeout,
+                refresh_min: options.refresh_min,
+                refresh_max: options.refresh_max,
+                failure_limit: options.failure_limit,
+                cpu_shares: options.cpu_shares,
+            },
+            updates,
+            tasks.clone(),
+            shutdown.clone(),
+        );
+        tasks.spawn(state.run(shutdown.clone()));
+        tasks.spawn(membership::follow(
+            backend,
+            monitors.clone(),
+            options.heartbeat,
+            shutdown.clone(),
+        ));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                options,
+                snapshot,
+                feed,
+                placement,
+                monitors,
+                execs: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The cluster at this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.inner.snapshot.borrow())
+    }
+
+    /// A receiver that tells of every new snapshot.
+    pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.inner.snapshot.clone()
+    }
+
+    /// What the cluster was started with.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// What is wrong with scheduling plugins, one line each.
+    pub fn troubles(&self) -> Vec<String> {
+        self.inner.placement.troubles()
+    }
+
+    /// Starts following the cluster's events.
+    pub fn subscribe(&self) -> Subscription {
+        self.inner.feed.subscribe()
+    }
+
+    /// How many clients follow events.
+    pub fn subscribers(&self) -> usize {
+        self.inner.feed.subscribers()
+    }
+
+    /// Brings a part of what is known of an engine up to date, and returns when the snapshot
+    /// shows it. An engine that does not answer is only noted; the wait is bounded by the
+    /// deadline of the manager's own calls.
+    pub async fn refresh(&self, addr: &EngineAddr, what: Refresh) {
+        self.inner.monitors.refresh(addr, what).await;
+    }
+
+    /// Tells that a proxied call could not reach an engine, so that its health shows it.
+    pub fn report_failure(&self, addr: &EngineAddr, error: &dyn std::fmt::Display) {
+        self.inner.monitors.report_failure(addr, error.to_string());
+    }
+
+    /// Gives a container another name that nobody in the cluster has.
+    ///
+    /// # Errors
+    ///
+    /// [`create::CreateError::NameTaken`], or the engine's refusal.
+    pub async fn rename(&self, found: &Found, name: &str) -> Result<(), create::CreateError> {
+        create::rename(self, found, name).await
+    }
+
+    /// Remembers where an exec instance is.
+    pub fn remember_exec(&self, id: &str, addr: &EngineAddr) {
+        let mut execs = self.execs();
+        if execs.owners.insert(id.to_owned(), addr.clone()).is_none() {
+            execs.order.push_back(id.to_owned());
+        }
+        while execs.order.len() > MAX_EXECS {
+            if let Some(oldest) = execs.order.pop_front() {
+                execs.owners.remove(&oldest);
+            }
+        }
+    }
+
+    /// The engine an exec instance is on: as remembered, else as some container's inspect
+    /// document says, else as a healthy engine answers when asked.
+    pub async fn find_exec(&self, id: &str) -> Option<Arc<snapshot::Node>> {
+        let snapshot = self.snapshot();
+        let remembered = self.execs().owners.get(id).cloned();
+        if let Some(node) = remembered.and_then(|addr| snapshot.node(&addr).cloned()) {
+            return Some(node);
+        }
+        let seen = snapshot.nodes().find(|node| {
+            node.inventory
+                .containers
+                .values()
+                .any(|container| container.exec_ids.iter().any(|exec| exec == id))
+        });
+        if let Some(node) = seen {
+            return Some(Arc::clone(node));
+        }
+        self.ask_for_exec(&snapshot, id).await
+    }
+
+    async fn ask_for_exec(&self, snapshot: &Snapshot, id: &str) -> Option<Arc<snapshot::Node>> {
+        use futures_util::StreamExt;
+
+        let path = format!("/exec/{}/json", crate::engine::client::encode(id));
+        let healthy: Vec<_> = snapshot
+            .nodes()
+            .filter(|node| node.inventory.is_healthy())
+            .cloned()
+            .collect();
+        let mut answers = futures_util::stream::iter(healthy.into_iter().map(|node| {
+            let path = path.clone();
+            async move {
+                let answer = node
+                    .client
+                    .call(
+                        http::Method::GET,
+                        &path,
+                        &http::HeaderMap::new(),
+                        bytes::Bytes::new(),
+                    )
+                    .await;
+                answer.is_ok().then_some(node)
+            }
+        }))
+        .buffer_unordered(16);
+        while let Some(answer) = answers.next().await {
+            if let Some(node) = answer {
+                self.remember_exec(id, &node.inventory.addr);
+                return Some(node);
+            }
+        }
+        None
+    }
+
+    fn execs(&self) -> std::sync::MutexGuard<'_, Execs> {
+        self.inner
+            .execs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,585 @@
+//! The life of one create request.
+//!
+//! ```text
+//! body -> directives -> request -> place (node reserved) -> engine create
+//!                          ^                                   | 404: image is missing
+//!                          |                                   v
+//!                          '--- retry <--- failed <--- pull, engine create again
+//! ```
+//!
+//! The body goes to the engine as the client sent it, but for the directives, which become labels,
+//! for CPU shares, which are scaled to the engine, and for names that were prefixed with a node.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use rand::RngExt;
+use tracing::{debug, info, warn};
+
+use super::{
+    Cluster,
+    placement::{PlaceError, Wanted},
+    snapshot::{Found, Node, Snapshot},
+};
+use crate::{
+    engine::{
+        client::{ClientError, encode},
+        inventory::{
+            Container,
+            container::{CpuShares, HostConfig, host_ports, shares_of_cores},
+            resources::Tag,
+        },
+        monitor::Refresh,
+        raw::{MemberError, RawObject},
+    },
+    model::{
+        address::EngineAddr,
+        directive::{Directives, ID_LABEL, Kind, PolicyError},
+        expression::{Expression, Operator, Softness},
+    },
+    scheduler::{
+        ScheduleError,
+        request::{Reference, Request},
+    },
+};
+
+mod network;
+
+/// A create request as it came from the client.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// The name asked for, with or without a slash; empty if none.
+    pub name: String,
+    /// The body; members unknown to this program stay.
+    pub body: RawObject,
+    /// The API version the client used, `1.41`; `None` if its path had none.
+    pub version: Option<String>,
+    /// Other query parameters, encoded, without `name`: `platform=linux%2Famd64`.
+    pub query: String,
+    /// Registry credentials for a pull.
+    pub auth: Option<HeaderValue>,
+}
+
+/// A container that was created.
+#[derive(Debug)]
+pub struct Created {
+    /// The engine's answer: `Id` and `Warnings`.
+    pub body: Bytes,
+    /// The node it is on.
+    pub addr: EngineAddr,
+}
+
+/// Why no container was created or renamed.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// Another container, or a create under way, has the name.
+    #[error(
+        "Conflict: The name {0} is already assigned. You have to delete (or rename) that container to be able to assign {0} to a container again."
+    )]
+    NameTaken(String),
+    /// The reschedule policies make no sense.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A member of the body has the wrong type.
+    #[error(transparent)]
+    Body(#[from] MemberError),
+    /// No node will do.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The engine refused, or could not be reached.
+    #[error(transparent)]
+    Engine(#[from] ClientError),
+    /// The chosen node left the cluster meanwhile.
+    #[error("Engine no longer exists")]
+    NodeGone,
+    /// The daemon is shutting down.
+    #[error("the manager is shutting down")]
+    ShuttingDown,
+}
+
+impl From<PlaceError> for CreateError {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::NameTaken(name) => Self::NameTaken(name),
+            PlaceError::Schedule(error) => Self::Schedule(error),
+            PlaceError::ShuttingDown => Self::ShuttingDown,
+        }
+    }
+}
+
+impl Cluster {
+    /// Chooses a node, creates the container there, and returns when the snapshot shows it.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; nothing stays reserved.
+    ///
+    /// # Cancel safety
+    ///
+    /// A create that was started is finished even if the future is dropped, so that the container
+    /// is never left unknown.
+    pub async fn create(&self, request: CreateRequest) -> Result<Created, CreateError> {
+        let cluster = self.clone();
+        let work = tokio::spawn(async move { cluster.create_here(request).await });
+        work.await.unwrap_or(Err(CreateError::ShuttingDown))
+    }
+
+    async fn create_here(&self, request: CreateRequest) -> Result<Created, CreateError> {
+        let mut draft = Draft::new(&request, &self.snapshot(), self.options().cpu_shares)?;
+        let mut retries = 0;
+        loop {
+            let error = match self.attempt(&request, &draft).await {
+                Ok(created) => return Ok(created),
+                Err(error) => error,
+            };
+            let missing = error_is_missing_image(&error);
+            if missing && !draft.wants_holder && !draft.directives.has_hard_node_constraint() {
+                // Some node may hold an image that no registry has.
+                let snapshot = self.snapshot();
+                if snapshot.holds_image(&draft.request.image) {
+                    draft.insist_on_holder();
+                    retries += 1;
+                    continue;
+                }
+            }
+            let retriable = matches!(error, CreateError::Engine(_) | CreateError::NodeGone);
+            if !retriable || retries >= self.options().create_retries {
+                return Err(error);
+            }
+            retries += 1;
+            warn!(%error, retries, "create failed, trying again");
+        }
+    }
+
+    /// Places and creates once; pulls the image if the node lacks it.
+    async fn attempt(
+        &self,
+        request: &CreateRequest,
+        draft: &Draft,
+    ) -> Result<Created, CreateError> {
+        let reservation = self
+            .inner
+            .placement
+            .place(Wanted {
+                request: draft.request.clone(),
+                container: Arc::clone(&draft.container),
+            })
+            .await?;
+        let addr = reservation.addr.clone();
+        let node = self
+            .snapshot()
+            .node(&addr)
+            .cloned()
+            .ok_or(CreateError::NodeGone)?;
+        let outcome = create_on(&node, request, draft).await;
+        if let Err(error) = &outcome
+            && error.is_contact_failure()
+        {
+            self.report_failure(&addr, error);
+        }
+        let body = outcome?;
+        if let Some(id) = RawObject::parse(&body)
+            .ok()
+            .and_then(|answer| answer.parsed::<String>("Id").ok().flatten())
+        {
+            info!(
+                container = id,
+                node = node.inventory.name(),
+                "created container"
+            );
+            self.refresh(&addr, Refresh::Container(Arc::from(id))).await;
+        }
+        drop(reservation);
+        Ok(Created { body, addr })
+    }
+}
+
+/// Gives a container another name that nobody in the cluster has.
+pub(super) async fn rename(
+    cluster: &Cluster,
+    found: &Found,
+    name: &str,
+) -> Result<(), CreateError> {
+    let name = name.strip_prefix('/').unwrap_or(name);
+    let held = cluster.inner.placement.reserve_name(name).await?;
+    let path = format!(
+        "/containers/{}/rename?name={}",
+        found.container.id,
+        encode(name)
+    );
+    let node = &found.node;
+    node.client
+        .call(Method::POST, &path, &HeaderMap::new(), Bytes::new())
+        .await?;
+    let addr = &node.inventory.addr;
+    cluster
+        .refresh(addr, Refresh::Container(Arc::clone(&found.container.id)))
+        .await;
+    drop(held);
+    Ok(())
+}
+
+async fn create_on(
+    node: &Node,
+    request: &CreateRequest,
+    draft: &Draft,
+) -> Result<Bytes, ClientError> {
+    let body = Bytes::from(draft.body_for(node).to_bytes());
+    let mut query = Vec::new();
+    if !draft.request.name.is_empty() {
+        query.push(format!("name={}", encode(&draft.request.name)));
+    }
+    if !request.query.is_empty() {
+        query.push(request.query.clone());
+    }
+    let query = if query.is_empty() {
+        String::new()
+    } else {
+        format!("?{}", query.join("&"))
+    };
+    let version = request.version.as_deref();
+    let first = node.client.create(version, &query, body.clone()).await;
+    match first {
+        Err(error) if is_missing_image(&error) => {
+            debug!(image = draft.request.image, "image is missing, pulling");
+            node.client
+                .pull(&draft.request.image, request.auth.as_ref())
+                .await?;
+            node.client.create(version, &query, body).await
+        }
+        other => other,
+    }
+}
+
+/// Whether an engine refused because it has no such image. A 404 may also mean a network or a
+/// volume driver, and engines tell them apart by their text alone.
+fn is_missing_image(error: &ClientError) -> bool {
+    error.status() == Some(StatusCode::NOT_FOUND)
+        && error
+            .to_string()
+            .to_ascii_lowercase()
+            .contains("no such image")
+}
+
+/// Whether a create failed for want of an image, on the node and in the registry.
+fn error_is_missing_image(error: &CreateError) -> bool {
+    let CreateError::Engine(error) = error else {
+        return false;
+    };
+    let text = error.to_string();
+    // A registry that cannot be asked, or denies, does not have it for us either.
+    error.status().is_some()
+        && (is_missing_image(error)
+            || [
+                "not found",
+                "does not exist",
+                "access denied",
+                "pull",
+                "lookup",
+                "dial",
+            ]
+            .iter()
+            .any(|sign| text.contains(sign)))
+}
+
+impl Snapshot {
+    /// Whether some healthy node has an image of this name, tag included.
+    fn holds_image(&self, image: &str) -> bool {
+        self.nodes()
+            .filter(|node| node.inventory.is_healthy())
+            .flat_map(|node| node.inventory.images.iter())
+            .any(|held| held.matches(&with_tag(image), Tag::Counts))
+    }
+}
+
+/// The image with the tag it means.
+fn with_tag(image: &str) -> String {
+    let (_, tag) = crate::engine::inventory::resources::split_reference(image);
+    if tag.is_empty() {
+        format!("{image}:latest")
+    } else {
+        image.to_owned()
+    }
+}
+
+/// A create request, understood.
+#[derive(Debug)]
+struct Draft {
+    body: RawObject,
+    host_config: RawObject,
+    /// As the client wrote it, before scaling.
+    cpu_shares: u64,
+    shares: CpuShares,
+    directives: Directives,
+    request: Request,
+    container: Arc<Container>,
+    wants_holder: bool,
+}
+
+impl Draft {
+    fn new(
+        create: &CreateRequest,
+        snapshot: &Snapshot,
+        shares: CpuShares,
+    ) -> Result<Self, CreateError> {
+        let mut body = create.body.clone();
+        let mut host_config = body.object("HostConfig")?;
+        let mut labels: BTreeMap<String, String> = body.parsed("Labels")?.unwrap_or_default();
+        let directives = take_directives(&mut body, &mut labels)?;
+        directives.reschedule_policy()?;
+        let swarm_id = labels
+            .entry(ID_LABEL.to_owned())
+            .or_insert_with(new_swarm_id)
+            .clone();
+        body.set("Labels", &labels);
+        let parsed: HostConfig = body.parsed("HostConfig")?.unwrap_or_default();
+        let need = parsed.need(shares);
+        let mut request = Request {
+            id: swarm_id.clone(),
+            name: create
+                .name
+                .strip_prefix('/')
+                .unwrap_or(&create.name)
+                .to_owned(),
+            image: body.parsed("Image")?.unwrap_or_default(),
+            need,
+            network_mode: parsed.network_mode.clone(),
+            bindings: host_ports(&parsed.port_bindings),
+            exposed_ports: exposed_ports(&body)?,
+            references: references(&parsed),
+            labels: labels
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            ..Request::default()
+        };
+        request.set_directives(&directives);
+        let network = network::resolve(snapshot, &parsed.network_mode);
+        if let Some(network) = &network {
+            host_config.set("NetworkMode", &network.name);
+            request.network_mode.clone_from(&network.name);
+            if !directives.has_hard_node_constraint() {
+                network.pin(&mut request);
+            }
+        }
+        network::strip_endpoints(snapshot, &mut body)?;
+        let container = Arc::new(Container {
+            names: if request.name.is_empty() {
+                Vec::new()
+            } else {
+                vec![request.name.clone()]
+            },
+            swarm_id: Some(Arc::from(swarm_id.as_str())),
+            image: request.image.clone(),
+            labels,
+            reserved: need,
+            network_mode: request.network_mode.clone(),
+            bindings: request.bindings.clone(),
+            exposed_ports: request.exposed_ports.clone(),
+            ..Container::default()
+        });
+        Ok(Self {
+            body,
+            host_config,
+            cpu_shares: parsed.cpu_shares.max(0).unsigned_abs(),
+            shares,
+            directives,
+            request,
+            container,
+            wants_holder: false,
+        })
+    }
+
+    /// The body for one engine.
+    fn body_for(&self, node: &Node) -> RawObject {
+        let mut body = self.body.clone();
+        let mut host_config = self.host_config.clone();
+        if self.shares == CpuShares::Cores && self.cpu_shares > 0 {
+            let cpus = node.inventory.specs.as_ref().map_or(1, |specs| specs.cpus);
+            host_config.set("CpuShares", &shares_of_cores(self.cpu_shares, cpus));
+        }
+        if !host_config.is_empty() {
+            body.set("HostConfig", &host_config);
+        }
+        body
+    }
+
+    /// From now on only nodes that have the image will do. This is never stored.
+    fn insist_on_holder(&mut self) {
+        self.wants_holder = true;
+        self.request.add_expression(
+            Kind::Affinity,
+            Expression {
+                key: "image".to_owned(),
+                operator: Operator::Equal,
+                value: with_tag(&self.request.image),
+                softness: Softness::Hard,
+            },
+        );
+    }
+}
+
+/// Moves directives from environment and labels into labels, and returns them.
+fn take_directives(
+    body: &mut RawObject,
+    labels: &mut BTreeMap<String, String>,
+) -> Result<Directives, MemberError> {
+    let mut directives = Directives::default();
+    let mut unreadable = Vec::new();
+    for kind in Kind::ALL {
+        let Some(label) = labels.get(kind.label()) else {
+            continue;
+        };
+        match serde_json::from_str::<Vec<String>>(label) {
+            Ok(texts) => {
+                for text in texts {
+                    directives.push(kind, text);
+                }
+            }
+            Err(error) => {
+                warn!(label = kind.label(), %error, "label is no JSON array of texts, ignored");
+                unreadable.push(kind);
+            }
+        }
+    }
+    if let Some(env) = body.parsed::<Vec<String>>("Env")? {
+        let count = env.len();
+        let rest = directives.take_env(env);
+        if rest.len() != count {
+            body.set("Env", &rest);
+        }
+    }
+    for kind in Kind::ALL {
+        let texts = directives.texts(kind);
+        if !texts.is_empty()
+            && let Ok(json) = serde_json::to_string(texts)
+        {
+            labels.insert(kind.label().to_owned(), json);
+        }
+    }
+    Ok(directives)
+}
+
+/// The ports that the request exposes, sorted.
+fn exposed_ports(body: &RawObject) -> Result<Vec<String>, MemberError> {
+    let ports: BTreeMap<String, serde::de::IgnoredAny> =
+        body.parsed("ExposedPorts")?.unwrap_or_default();
+    Ok(ports.into_keys().collect())
+}
+
+/// The containers that must be on the same node.
+fn references(host_config: &HostConfig) -> Vec<Reference> {
+    let before_colon = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
+    let volumes_from = host_config.volumes_from.iter().map(|from| Reference {
+        container: before_colon(from),
+        text: format!("--volumes-from={from}"),
+    });
+    let links = host_config.links.iter().map(|link| Reference {
+        container: before_colon(link),
+        text: format!("--link={link}"),
+    });
+    let network = host_config
+        .network_mode
+        .strip_prefix("container:")
+        .map(|container| Reference {
+            container: container.to_owned(),
+            text: format!("--net={}", host_config.network_mode),
+        });
+    volumes_from.chain(links).chain(network).collect()
+}
+
+/// 64 random hexadecimal digits.
+fn new_swarm_id() -> String {
+    let bytes: [u8; 32] = rand::rng().random();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(name: &str, body: &str) -> Draft {
+        let request = CreateRequest {
+            name: name.to_owned(),
+            body: RawObject::parse(body.as_bytes()).unwrap(),
+            version: None,
+            query: String::new(),
+            auth: None,
+        };
+        Draft::new(&request, &Snapshot::default(), CpuShares::Cores).unwrap()
+    }
+
+    fn labels(draft: &Draft) -> BTreeMap<String, String> {
+        draft.body.parsed("Labels").unwrap().unwrap()
+    }
+
+    #[test]
+    fn directives_become_labels_with_labels_first() {
+        let draft = draft(
+            "",
+            r#"{"Image":"busybox","Env":["A=b","constraint:node==n0"],
+                "Labels":{"com.docker.swarm.constraints":"[\"ostype==linux\"]"}}"#,
+        );
+        assert_eq!(
+            labels(&draft)["com.docker.swarm.constraints"],
+            r#"["ostype==linux","node==n0"]"#
+        );
+        assert_eq!(draft.body.get("Env").unwrap().get(), r#"["A=b"]"#);
+        assert_eq!(draft.request.expressions(Kind::Constraint).len(), 2);
+        assert!(!labels(&draft).contains_key("com.docker.swarm.affinities"));
+    }
+
+    #[test]
+    fn the_cluster_wide_id_is_kept_or_made() {
+        let made = draft("", "{}");
+        assert_eq!(labels(&made)[ID_LABEL].len(), 64);
+        let kept = draft("", r#"{"Labels":{"com.docker.swarm.id":"mine"}}"#);
+        assert_eq!(labels(&kept)[ID_LABEL], "mine");
+    }
+
+    #[test]
+    fn what_is_not_understood_passes_through() {
+        let draft = draft(
+            "/web",
+            r#"{"Future":{"a": 1},"HostConfig":{"New":[1,  2]}}"#,
+        );
+        let text = String::from_utf8(draft.body.to_bytes()).unwrap();
+        assert!(
+            text.starts_with(r#"{"Future":{"a": 1},"HostConfig":{"New":[1,  2]}"#),
+            "{text}"
+        );
+        assert_eq!(draft.request.name, "web");
+    }
+
+    #[test]
+    fn dependencies_are_named_as_the_user_wrote_them() {
+        let draft = draft(
+            "",
+            r#"{"HostConfig":{"VolumesFrom":["a:ro"],"Links":["/b:foo"],"NetworkMode":"container:c"}}"#,
+        );
+        let texts: Vec<_> = draft
+            .request
+            .references
+            .iter()
+            .map(|r| r.text.as_str())
+            .collect();
+        assert_eq!(
+            texts,
+            ["--volumes-from=a:ro", "--link=/b:foo", "--net=container:c"]
+        );
+    }
+
+    #[test]
+    fn two_reschedule_policies_are_refused() {
+        let request = CreateRequest {
+            name: String::new(),
+            body: RawObject::parse(br#"{"Env":["reschedule:off","reschedule:off"]}"#).unwrap(),
+            version: None,
+            query: String::new(),
+            auth: None,
+        };
+        let error = Draft::new(&request, &Snapshot::default(), CpuShares::Cores).unwrap_err();
+        assert_eq!(error.to_string(), "too many reschedule policies");
+    }
+}

@@ -1,0 +1,482 @@
+//! Choosing a node and reserving its room, ports, and name, as one step.
+//!
+//! One thread owns the scheduler, the node table, the indexes, and the reservations, and does one
+//! thing at a time. So two creates that arrive together can never both take the last place or the
+//! same name. It is a thread and not a task because plugins run on it: a plugin that loops until
+//! its deadline holds up placements, and nothing else.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::index::Index,
+    engine::{
+        health::Status,
+        inventory::{Container, Inventory},
+    },
+    model::address::EngineAddr,
+    scheduler::{
+        Call, ScheduleError, Scheduler,
+        request::Request,
+        table::{Node, NodeStatus, NodeTable, Usage},
+    },
+};
+
+/// How many commands may wait.
+const QUEUE: usize = 1024;
+
+/// A handle to the placement thread.
+#[derive(Clone)]
+pub struct Placement {
+    commands: mpsc::Sender<Command>,
+    troubles: Arc<Mutex<Vec<String>>>,
+}
+
+/// A container that is about to be created.
+pub struct Wanted {
+    /// What placement looks at.
+    pub request: Request,
+    /// How the container will look to other placements; its name is reserved with it.
+    pub container: Arc<Container>,
+}
+
+/// Room, ports, and a name held on a node until the container is seen there or this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    /// The chosen node.
+    pub addr: EngineAddr,
+    key: u64,
+    commands: mpsc::Sender<Command>,
+}
+
+/// A name held until this is dropped.
+#[derive(Debug)]
+pub struct NameReservation {
+    key: u64,
+    commands: mpsc::Sender<Command>,
+}
+
+/// Why nothing was reserved.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Another container, or a placement under way, has the name.
+    #[error("the name `{0}` is taken")]
+    NameTaken(String),
+    /// No node will do.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The daemon is shutting down.
+    #[error("the manager is shutting down")]
+    ShuttingDown,
+}
+
+enum Command {
+    Put(Arc<Inventory>),
+    Remove(EngineAddr),
+    Place(
+        Box<Wanted>,
+        oneshot::Sender<Result<(EngineAddr, u64), PlaceError>>,
+    ),
+    ReserveName(String, oneshot::Sender<Result<u64, PlaceError>>),
+    Release(u64),
+}
+
+impl Placement {
+    /// Starts the thread; it ends when `shutdown` is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// The system has no more threads to give.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn start(
+        scheduler: Scheduler,
+        overcommit: f64,
+        shutdown: CancellationToken,
+    ) -> io::Result<Self> {
+        let (commands, received) = mpsc::channel(QUEUE);
+        let troubles = Arc::new(Mutex::new(scheduler.troubles()));
+        let desk = Desk {
+            scheduler,
+            overcommit,
+            table: NodeTable::default(),
+            slots: HashMap::new(),
+            inventories: HashMap::new(),
+            index: Arc::default(),
+            held: HashMap::new(),
+            names: HashSet::new(),
+            next_key: 0,
+            troubles: Arc::clone(&troubles),
+        };
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name("placement".to_owned())
+            .spawn(move || desk.run(&runtime, received, &shutdown))?;
+        Ok(Self { commands, troubles })
+    }
+
+    /// Tells what is known of a node.
+    pub async fn put(&self, inventory: Arc<Inventory>) {
+        // At shutdown nobody needs to know any more; the same below.
+        let _ = self.commands.send(Command::Put(inventory)).await;
+    }
+
+    /// Tells that a node is gone.
+    pub async fn remove(&self, addr: EngineAddr) {
+        let _ = self.commands.send(Command::Remove(addr)).await;
+    }
+
+    /// Chooses a node and reserves what the container needs there.
+    ///
+    /// # Errors
+    ///
+    /// [`PlaceError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, a reservation made meanwhile is released.
+    pub async fn place(&self, wanted: Wanted) -> Result<Reservation, PlaceError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Place(Box::new(wanted), reply))
+            .await
+            .map_err(|_| PlaceError::ShuttingDown)?;
+        let (addr, key) = answer.await.map_err(|_| PlaceError::ShuttingDown)??;
+        Ok(Reservation {
+            addr,
+            key,
+            commands: self.commands.clone(),
+        })
+    }
+
+    /// Reserves a name alone.
+    ///
+    /// # Errors
+    ///
+    /// [`PlaceError::NameTaken`].
+    pub async fn reserve_name(&self, name: &str) -> Result<NameReservation, PlaceError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::ReserveName(name.to_owned(), reply))
+            .await
+            .map_err(|_| PlaceError::ShuttingDown)?;
+        let key = answer.await.map_err(|_| PlaceError::ShuttingDown)??;
+        Ok(NameReservation {
+            key,
+            commands: self.commands.clone(),
+        })
+    }
+
+    /// What is wrong with scheduling plugins, as of the last placement.
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        release(&self.commands, self.key);
+    }
+}
+
+impl Drop for NameReservation {
+    fn drop(&mut self) {
+        release(&self.commands, self.key);
+    }
+}
+
+/// Sends a release without waiting, by a task if the queue is full.
+fn release(commands: &mpsc::Sender<Command>, key: u64) {
+    if let Err(mpsc::error::TrySendError::Full(command)) = commands.try_send(Command::Release(key))
+    {
+        let commands = commands.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = commands.send(command).await;
+            });
+        }
+    }
+}
+
+/// What one key holds.
+enum Held {
+    /// Room, ports, and a name on a node.
+    Place {
+        slot: u32,
+        container: Arc<Container>,
+    },
+    /// A name alone.
+    Name(String),
+}
+
+/// What the placement thread owns.
+struct Desk {
+    scheduler: Scheduler,
+    overcommit: f64,
+    table: NodeTable,
+    slots: HashMap<EngineAddr, u32>,
+    inventories: HashMap<u32, Arc<Inventory>>,
+    // Invariant: nobody else holds this while it is changed, so changes never copy it.
+    index: Arc<Index>,
+    held: HashMap<u64, Held>,
+    // Invariant: exactly the names of `Held::Name`.
+    names: HashSet<String>,
+    next_key: u64,
+    troubles: Arc<Mutex<Vec<String>>>,
+}
+
+impl Desk {
+    fn run(
+        mut self,
+        runtime: &tokio::runtime::Handle,
+        mut commands: mpsc::Receiver<Command>,
+        shutdown: &CancellationToken,
+    ) {
+        while let Some(command) = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => None,
+                command = commands.recv() => command,
+            }
+        }) {
+            self.obey(command);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Put(inventory) => self.put(&inventory),
+            Command::Remove(addr) => self.remove(&addr),
+            Command::Place(wanted, reply) => {
+                let answer = self.place(&wanted);
+                *self.troubles.lock().unwrap_or_else(PoisonError::into_inner) =
+                    self.scheduler.troubles();
+                let key = answer.as_ref().ok().map(|(_, key)| *key);
+                if reply.send(answer).is_err()
+                    && let Some(key) = key
+                {
+                    self.release(key);
+                }
+            }
+            Command::ReserveName(name, reply) => {
+                let answer = self.reserve_name(name);
+                let key = answer.as_ref().ok().copied();
+                if reply.send(answer).is_err()
+                    && let Some(key) = key
+                {
+                    self.release(key);
+                }
+            }
+            Command::Release(key) => self.release(key),
+        }
+    }
+
+    fn put(&mut self, inventory: &Arc<Inventory>) {
+        let node = self.node(inventory);
+        let slot = match self.slots.get(&inventory.addr) {
+            Some(slot) => {
+                self.table.update(*slot, node);
+                *slot
+            }
+            None => {
+                let slot = self.table.insert(node);
+                self.slots.insert(inventory.addr.clone(), slot);
+                slot
+            }
+        };
+        let before = self.inventories.insert(slot, Arc::clone(inventory));
+        let index = Arc::make_mut(&mut self.index);
+        let old = before
+            .as_ref()
+            .map(|old| old.containers.clone())
+            .unwrap_or_default();
+        for change in old.diff(&inventory.containers) {
+            use imbl::ordmap::DiffItem;
+            match change {
+                DiffItem::Add(_, container) => {
+                    fulfil(&mut self.held, index, slot, container);
+                    index.add(slot, container);
+                }
+                DiffItem::Remove(_, container) => index.remove(slot, container),
+                DiffItem::Update { old, new } => {
+                    index.remove(slot, old.1);
+                    index.add(slot, new.1);
+                }
+            }
+        }
+        let old_images = before
+            .map(|old| Arc::clone(&old.images))
+            .unwrap_or_default();
+        if !Arc::ptr_eq(&old_images, &inventory.images) {
+            for image in old_images.iter() {
+                index.remove_image(slot, image);
+            }
+            for image in inventory.images.iter() {
+                index.add_image(slot, image);
+            }
+        }
+        self.update_usage(slot);
+    }
+
+    fn remove(&mut self, addr: &EngineAddr) {
+        let Some(slot) = self.slots.remove(addr) else {
+            return;
+        };
+        let index = Arc::make_mut(&mut self.index);
+        if let Some(inventory) = self.inventories.remove(&slot) {
+            for container in inventory.containers.values() {
+                index.remove(slot, container);
+            }
+            for image in inventory.images.iter() {
+                index.remove_image(slot, image);
+            }
+        }
+        // Creates under way on the node keep their names until they end.
+        for held in self.held.values_mut() {
+            if let Held::Place {
+                slot: on,
+                container,
+            } = held
+                && *on == slot
+            {
+                index.remove(slot, container);
+                let name = container.name().to_owned();
+                self.names.insert(name.clone());
+                *held = Held::Name(name);
+            }
+        }
+        self.table.remove(slot);
+    }
+
+    fn place(&mut self, wanted: &Wanted) -> Result<(EngineAddr, u64), PlaceError> {
+        self.check_name(&wanted.request.name)?;
+        let inventory: Arc<dyn crate::scheduler::Inventory> = Arc::clone(&self.index) as _;
+        let call = Call {
+            nodes: &self.table,
+            inventory: &inventory,
+            seed: rand::random(),
+        };
+        let ranking = self.scheduler.schedule(&wanted.request, &call, 1)?;
+        drop(inventory);
+        let slot = ranking.first().ok_or(ScheduleError::NoNodes)?.slot;
+        let addr = self
+            .inventories
+            .get(&slot)
+            .map(|inventory| inventory.addr.clone())
+            .ok_or(ScheduleError::NoNodes)?;
+        let container = Arc::clone(&wanted.container);
+        Arc::make_mut(&mut self.index).add(slot, &container);
+        let key = self.hold(Held::Place { slot, container });
+        self.update_usage(slot);
+        Ok((addr, key))
+    }
+
+    fn reserve_name(&mut self, name: String) -> Result<u64, PlaceError> {
+        self.check_name(&name)?;
+        self.names.insert(name.clone());
+        Ok(self.hold(Held::Name(name)))
+    }
+
+    /// An empty name is always free: the engine will invent one.
+    fn check_name(&self, name: &str) -> Result<(), PlaceError> {
+        if !name.is_empty() && (self.index.is_taken(name) || self.names.contains(name)) {
+            return Err(PlaceError::NameTaken(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, held: Held) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.held.insert(key, held);
+        key
+    }
+
+    /// Gives up what a key holds; nothing happens if the container was seen meanwhile.
+    fn release(&mut self, key: u64) {
+        match self.held.remove(&key) {
+            Some(Held::Place { slot, container }) => {
+                Arc::make_mut(&mut self.index).remove(slot, &container);
+                self.update_usage(slot);
+            }
+            Some(Held::Name(name)) => {
+                self.names.remove(&name);
+            }
+            None => {}
+        }
+    }
+
+    fn update_usage(&mut self, slot: u32) {
+        let mut usage = Usage::default();
+        if let Some(inventory) = self.inventories.get(&slot) {
+            usage.reserved = inventory.reserved();
+            usage.containers = inventory.containers.len() as u32;
+        }
+        for held in self.held.values() {
+            if let Held::Place {
+                slot: on,
+                container,
+            } = held
+                && *on == slot
+            {
+                usage.reserved += container.reserved;
+                usage.containers += 1;
+            }
+        }
+        self.table.set_usage(slot, usage);
+    }
+
+    fn node(&self, inventory: &Inventory) -> Node {
+        Node {
+            id: inventory.node_id(),
+            name: inventory.name().to_owned(),
+            address: inventory.addr.to_string(),
+            status: match inventory.status {
+                Status::Pending => NodeStatus::Pending,
+                Status::Healthy => NodeStatus::Healthy,
+                Status::Unhealthy => NodeStatus::Unhealthy,
+                Status::Disconnected => NodeStatus::Disconnected,
+            },
+            health: inventory.health,
+            total: inventory.total().overcommitted(self.overcommit),
+            labels: inventory.specs.as_ref().map_or_else(Vec::new, |specs| {
+                specs
+                    .labels
+                    .iter()
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect()
+            }),
+        }
+    }
+}
+
+/// Drops the reservation that a container which is now seen was made for.
+fn fulfil(held: &mut HashMap<u64, Held>, index: &mut Index, slot: u32, seen: &Container) {
+    let Some(swarm_id) = &seen.swarm_id else {
+        return;
+    };
+    held.retain(|_, held| match held {
+        Held::Place {
+            slot: on,
+            container,
+        } if *on == slot && container.swarm_id.as_ref() == Some(swarm_id) => {
+            index.remove(slot, container);
+            false
+        }
+        _ => true,
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,392 @@
+//! The whole cluster at one moment.
+//!
+//! A request takes one snapshot and passes it down, so it never sees two versions of the cluster.
+//! Snapshots share what did not change: a new one costs in proportion to the change, not to the
+//! fleet.
+
+use std::sync::Arc;
+
+use crate::{
+    engine::{
+        client::Client,
+        inventory::{Container, Inventory},
+    },
+    model::address::EngineAddr,
+};
+
+/// One engine: what it holds, and how to talk to it.
+#[derive(Clone)]
+pub struct Node {
+    /// What it held at the moment of the snapshot.
+    pub inventory: Arc<Inventory>,
+    /// How it is reached; speaks the version negotiated with it.
+    pub client: Client,
+}
+
+/// A container and the node it is on.
+#[derive(Clone)]
+pub struct Found {
+    /// The node.
+    pub node: Arc<Node>,
+    /// The container.
+    pub container: Arc<Container>,
+}
+
+/// Where a container is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    addr: EngineAddr,
+    id: Arc<str>,
+}
+
+/// Every node and container, with indexes for look-ups by reference.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    nodes: imbl::OrdMap<EngineAddr, Arc<Node>>,
+    // Invariant: these three hold exactly the containers of `nodes`.
+    by_id: imbl::OrdMap<Arc<str>, EngineAddr>,
+    by_swarm_id: imbl::OrdMap<Arc<str>, Vec<Place>>,
+    by_name: imbl::OrdMap<Arc<str>, Vec<Place>>,
+}
+
+impl Snapshot {
+    /// The nodes, by address.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// The nodes that were validated once, healthy or not, in the natural order of their names.
+    pub fn validated(&self) -> Vec<&Arc<Node>> {
+        let mut nodes: Vec<_> = self
+            .nodes()
+            .filter(|node| node.inventory.is_validated())
+            .collect();
+        sort_by_name(&mut nodes);
+        nodes
+    }
+
+    /// Every node in the natural order of names; `node9` comes before `node10`.
+    pub fn by_name(&self) -> Vec<&Arc<Node>> {
+        let mut nodes: Vec<_> = self.nodes().collect();
+        sort_by_name(&mut nodes);
+        nodes
+    }
+
+    /// The node at an address.
+    pub fn node(&self, addr: &EngineAddr) -> Option<&Arc<Node>> {
+        self.nodes.get(addr)
+    }
+
+    /// The validated nodes with this name or ID.
+    pub fn nodes_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<Node>> {
+        self.nodes().filter(move |node| {
+            node.inventory.is_validated()
+                && (node.inventory.name() == name || node.inventory.node_id() == name)
+        })
+    }
+
+    /// Resolves a container reference; the first rule that hits wins:
+    ///
+    /// 1. full ID or its first 12 characters,
+    /// 2. full cluster-wide ID or its first 12 characters,
+    /// 3. a name, bare, with a leading `/`, or behind `<node name>/` or `<node ID>/`; a name that
+    ///    several containers have resolves to none,
+    /// 4. a prefix that exactly one ID or cluster-wide ID has.
+    ///
+    /// Cost: logarithmic in the number of containers.
+    pub fn container(&self, reference: &str) -> Option<Found> {
+        if reference.is_empty() {
+            return None;
+        }
+        self.by_full_id(reference)
+            .or_else(|| self.by_full_swarm_id(reference))
+            .or_else(|| match self.named(reference).as_slice() {
+                [] => self.by_prefix(reference),
+                [one] => Some(one.clone()),
+                _ => None,
+            })
+    }
+
+    /// Every container whose name a reference is.
+    fn named(&self, reference: &str) -> Vec<Found> {
+        let bare = reference.strip_prefix('/').unwrap_or(reference);
+        let mut places: Vec<Place> = self.by_name.get(bare).cloned().unwrap_or_default();
+        if let Some((node, name)) = bare.split_once('/') {
+            for place in self.by_name.get(name).into_iter().flatten() {
+                let on_node = self.nodes.get(&place.addr).is_some_and(|candidate| {
+                    candidate.inventory.name() == node || candidate.inventory.node_id() == node
+                });
+                if on_node && !places.contains(place) {
+                    places.push(place.clone());
+                }
+            }
+        }
+        places.iter().filter_map(|place| self.at(place)).collect()
+    }
+
+    fn by_full_id(&self, reference: &str) -> Option<Found> {
+        let (id, addr) = self.by_id.range(Arc::<str>::from(reference)..).next()?;
+        is_id_or_short(id, reference).then_some(())?;
+        self.at(&Place {
+            addr: addr.clone(),
+            id: Arc::clone(id),
+        })
+    }
+
+    fn by_full_swarm_id(&self, reference: &str) -> Option<Found> {
+        let (id, places) = self
+            .by_swarm_id
+            .range(Arc::<str>::from(reference)..)
+            .next()?;
+        is_id_or_short(id, reference).then_some(())?;
+        self.at(places.first()?)
+    }
+
+    fn by_prefix(&self, reference: &str) -> Option<Found> {
+        let ids = self
+            .by_id
+            .range(Arc::<str>::from(reference)..)
+            .take_while(|(id, _)| id.starts_with(reference))
+            .map(|(id, addr)| Place {
+                addr: addr.clone(),
+                id: Arc::clone(id),
+            });
+        let swarm_ids = self
+            .by_swarm_id
+            .range(Arc::<str>::from(reference)..)
+            .take_while(|(id, _)| id.starts_with(reference))
+            .flat_map(|(_, places)| places.iter().cloned());
+        let mut hits = ids.chain(swarm_ids);
+        let first = hits.next()?;
+        match hits.next() {
+            Some(second) if second != first => None,
+            _ => self.at(&first),
+        }
+    }
+
+    fn at(&self, place: &Place) -> Option<Found> {
+        let node = self.nodes.get(&place.addr)?;
+        let container = node.inventory.containers.get(&place.id)?;
+        Some(Found {
+            node: Arc::clone(node),
+            container: Arc::clone(container),
+        })
+    }
+
+    /// Puts a node in, or replaces what is known of it. Cost: by what changed in the node.
+    pub(super) fn put(&mut self, node: Node) {
+        let addr = node.inventory.addr.clone();
+        let before = self
+            .nodes
+            .get(&addr)
+            .map(|old| old.inventory.containers.clone())
+            .unwrap_or_default();
+        let after = node.inventory.containers.clone();
+        for change in before.diff(&after) {
+            match change {
+                imbl::ordmap::DiffItem::Add(_, container) => self.index(&addr, container),
+                imbl::ordmap::DiffItem::Remove(_, container) => self.unindex(&addr, container),
+                imbl::ordmap::DiffItem::Update { old, new } => {
+                    self.unindex(&addr, old.1);
+                    self.index(&addr, new.1);
+                }
+            }
+        }
+        self.nodes.insert(addr, Arc::new(node));
+    }
+
+    /// Takes a node out.
+    pub(super) fn remove(&mut self, addr: &EngineAddr) -> Option<Arc<Node>> {
+        let node = self.nodes.remove(addr)?;
+        for container in node.inventory.containers.values() {
+            self.unindex(addr, container);
+        }
+        Some(node)
+    }
+
+    fn index(&mut self, addr: &EngineAddr, container: &Container) {
+        let place = Place {
+            addr: addr.clone(),
+            id: Arc::clone(&container.id),
+        };
+        self.by_id.insert(Arc::clone(&container.id), addr.clone());
+        if let Some(swarm_id) = &container.swarm_id {
+            add(&mut self.by_swarm_id, swarm_id, place.clone());
+        }
+        for name in &container.names {
+            add(&mut self.by_name, &Arc::from(name.as_str()), place.clone());
+        }
+    }
+
+    fn unindex(&mut self, addr: &EngineAddr, container: &Container) {
+        let place = Place {
+            addr: addr.clone(),
+            id: Arc::clone(&container.id),
+        };
+        if self.by_id.get(&container.id) == Some(addr) {
+            self.by_id.remove(&container.id);
+        }
+        if let Some(swarm_id) = &container.swarm_id {
+            take(&mut self.by_swarm_id, swarm_id, &place);
+        }
+        for name in &container.names {
+            take(&mut self.by_name, name, &place);
+        }
+    }
+}
+
+/// Whether `reference` is all of `id` or its first 12 characters.
+fn is_id_or_short(id: &str, reference: &str) -> bool {
+    id == reference || (reference.len() == 12 && id.starts_with(reference))
+}
+
+fn add(map: &mut imbl::OrdMap<Arc<str>, Vec<Place>>, key: &Arc<str>, place: Place) {
+    match map.get_mut(key) {
+        Some(places) => places.push(place),
+        None => {
+            map.insert(Arc::clone(key), vec![place]);
+        }
+    }
+}
+
+fn take(map: &mut imbl::OrdMap<Arc<str>, Vec<Place>>, key: &str, place: &Place) {
+    let Some(places) = map.get_mut(key) else {
+        return;
+    };
+    places.retain(|other| other != place);
+    if places.is_empty() {
+        map.remove(key);
+    }
+}
+
+fn sort_by_name(nodes: &mut [&Arc<Node>]) {
+    nodes.sort_by(|a, b| {
+        natord::compare(a.inventory.name(), b.inventory.name())
+            .then_with(|| a.inventory.addr.cmp(&b.inventory.addr))
+    });
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::{
+        inventory::Specs,
+        transport::{Limits, Transport},
+    };
+
+    /// A healthy node with containers given as (ID, names, cluster-wide ID).
+    pub(crate) fn node(name: &str, addr: &str, containers: &[(&str, &[&str], &str)]) -> Node {
+        let addr: EngineAddr = addr.parse().unwrap();
+        let limits = Limits {
+            connect_timeout: Duration::from_secs(1),
+            max_connections: 1,
+            max_idle: 1,
+        };
+        let transport = Arc::new(Transport::new(addr.clone(), &limits));
+        let mut inventory = Inventory::pending(addr);
+        inventory.status = crate::engine::health::Status::Healthy;
+        inventory.specs = Some(Arc::new(Specs {
+            id: format!("{name}-id"),
+            name: name.to_owned(),
+            ..Specs::default()
+        }));
+        for (id, names, swarm_id) in containers {
+            let container = container(id, names, swarm_id);
+            inventory
+                .containers
+                .insert(Arc::clone(&container.id), Arc::new(container));
+        }
+        Node {
+            inventory: Arc::new(inventory),
+            client: Client::new(transport, Duration::from_secs(1)),
+        }
+    }
+
+    pub(crate) fn container(id: &str, names: &[&str], swarm_id: &str) -> Container {
+        Container {
+            id: Arc::from(id),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            swarm_id: (!swarm_id.is_empty()).then(|| Arc::from(swarm_id)),
+            image: "busybox".to_owned(),
+            ..Container::default()
+        }
+    }
+
+    fn check(snapshot: &Snapshot, reference: &str, expected: Option<&str>) {
+        let found = snapshot
+            .container(reference)
+            .map(|f| f.container.id.to_string());
+        assert_eq!(found.as_deref(), expected, "`{reference}`");
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn resolves_references_as_classic_swarm_did() {
+        let _guard = runtime().enter();
+        let mut snapshot = Snapshot::default();
+        snapshot.put(node(
+            "test-engine",
+            "127.0.0.1:1",
+            &[
+                (
+                    "container1-id",
+                    &["container1-name1", "container1-name2"],
+                    "swarm1-id",
+                ),
+                ("container2-id", &["con"], "swarm2-id"),
+            ],
+        ));
+        for (reference, expected) in [
+            ("container1-id", Some("container1-id")),
+            ("container1-", Some("container1-id")),
+            ("container1-name1", Some("container1-id")),
+            ("/container1-name2", Some("container1-id")),
+            ("test-engine/container1-name1", Some("container1-id")),
+            ("test-engine-id|127.0.0.1:1/con", Some("container2-id")),
+            ("swarm1-id", Some("container1-id")),
+            ("swarm1-", Some("container1-id")),
+            ("con", Some("container2-id")),
+            ("container", None),
+            ("swarm", None),
+            ("other/con", None),
+            ("", None),
+            ("unknown", None),
+        ] {
+            check(&snapshot, reference, expected);
+        }
+    }
+
+    #[test]
+    fn a_name_on_two_nodes_needs_the_node() {
+        let _guard = runtime().enter();
+        let mut snapshot = Snapshot::default();
+        snapshot.put(node("n1", "127.0.0.1:1", &[("aaa", &["web"], "")]));
+        snapshot.put(node("n2", "127.0.0.1:2", &[("bbb", &["web"], "")]));
+        check(&snapshot, "web", None);
+        check(&snapshot, "n2/web", Some("bbb"));
+    }
+
+    #[test]
+    fn follows_renames_and_removals() {
+        let _guard = runtime().enter();
+        let mut snapshot = Snapshot::default();
+        snapshot.put(node("n1", "127.0.0.1:1", &[("aaa", &["web"], "s1")]));
+        let before = snapshot.clone();
+        snapshot.put(node("n1", "127.0.0.1:1", &[("aaa", &["www"], "s1")]));
+        check(&snapshot, "web", None);
+        check(&snapshot, "www", Some("aaa"));
+        check(&before, "web", Some("aaa"));
+        snapshot.remove(&"127.0.0.1:1".parse().unwrap());
+        check(&snapshot, "www", None);
+        check(&snapshot, "s1", None);
+        check(&snapshot, "aaa", None);
+    }
+}

@@ -1,0 +1,105 @@
+//! The one writer of the cluster's snapshot.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cluster::{
+        feed::Feed,
+        placement::Placement,
+        snapshot::{Node, Snapshot},
+    },
+    engine::{event::Event, monitor::Update},
+};
+
+/// How many updates are made public with one snapshot.
+const BATCH: usize = 256;
+
+/// How many updates may wait; monitors wait beyond that.
+const QUEUE: usize = 1024;
+
+/// Takes what monitors find, and makes it public in this order: placement, snapshot, events,
+/// whoever waits.
+pub struct State {
+    snapshot: Snapshot,
+    public: watch::Sender<Arc<Snapshot>>,
+    updates: mpsc::Receiver<Update>,
+    placement: Placement,
+    feed: Arc<Feed>,
+}
+
+impl State {
+    /// An empty cluster, and where its monitors send what they find.
+    pub fn new(placement: Placement, feed: Arc<Feed>) -> (Self, mpsc::Sender<Update>) {
+        let (sender, updates) = mpsc::channel(QUEUE);
+        let state = Self {
+            snapshot: Snapshot::default(),
+            public: watch::Sender::new(Arc::default()),
+            updates,
+            placement,
+            feed,
+        };
+        (state, sender)
+    }
+
+    /// Where snapshots appear.
+    pub fn snapshot(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.public.subscribe()
+    }
+
+    /// Works until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let count = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                count = self.updates.recv_many(&mut batch, BATCH) => count,
+            };
+            if count == 0 {
+                return;
+            }
+            let mut events: Vec<Event> = Vec::new();
+            let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
+            for update in batch.drain(..) {
+                self.apply(update, &mut events, &mut waiting).await;
+            }
+            self.public.send_replace(Arc::new(self.snapshot.clone()));
+            for event in events {
+                self.feed.publish(event);
+            }
+            for done in waiting {
+                // Whoever waited may have given up.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn apply(
+        &mut self,
+        update: Update,
+        events: &mut Vec<Event>,
+        waiting: &mut Vec<oneshot::Sender<()>>,
+    ) {
+        match update {
+            Update::Changed {
+                inventory,
+                client,
+                events: new,
+                done,
+            } => {
+                self.placement.put(Arc::clone(&inventory)).await;
+                self.snapshot.put(Node { inventory, client });
+                events.extend(new);
+                waiting.extend(done);
+            }
+            Update::Removed { addr, event } => {
+                self.placement.remove(addr.clone()).await;
+                self.snapshot.remove(&addr);
+                events.extend(event);
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The configuration: `config.toml` made into plain typed values.
+//!
+//! One file per table. Each table's type states its defaults, reads itself from a [`section`] of
+//! the file and serializes itself for `--dump-config`. All mistakes of a file are collected and
+//! reported together; nothing is ever ignored.
+//!
+//! Paths in the file are relative to the file. Whether they exist is not asked here, see
+//! [`Config::missing_files`]. The command line is applied on top by `cli`.
+
+pub mod api;
+pub mod discovery;
+pub mod duration;
+pub mod engine;
+pub mod listen;
+pub mod log;
+pub mod mistakes;
+pub mod plugin;
+pub mod plugin_host;
+pub mod scheduler;
+mod section;
+pub mod size;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use toml::de::DeTable;
+
+use crate::config::api::Api;
+use crate::config::discovery::Discovery;
+use crate::config::engine::Engine;
+use crate::config::listen::ListenAddr;
+use crate::config::log::Log;
+use crate::config::mistakes::{Mistake, Mistakes, closest, line_at};
+use crate::config::plugin::{Plugin, PluginKind, Source};
+use crate::config::plugin_host::PluginHost;
+use crate::config::scheduler::Scheduler;
+use crate::config::section::Section;
+
+/// Everything an operator can choose.
+///
+/// [`Default`] is the configuration of an empty file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Config {
+    /// Where the API listens; never empty. Default: `tcp://127.0.0.1:2375`.
+    pub listen: Vec<ListenAddr>,
+    /// How long requests may go on after SIGTERM. Default: 10s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub grace_period: Duration,
+    /// Logging.
+    pub log: Log,
+    /// The Docker API.
+    pub api: Api,
+    /// Connections to engines.
+    pub engine: Engine,
+    /// Placement.
+    pub scheduler: Scheduler,
+    /// Where engines come from.
+    pub discovery: Discovery,
+    /// What all plugins share.
+    pub plugin_host: PluginHost,
+    // Invariant: holds every built-in, and every name that `scheduler` and `discovery` mention.
+    plugins: BTreeMap<String, Plugin>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read `{}`: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file can be read and is wrong; one line per mistake.
+    #[error("{}", list(.path, .mistakes))]
+    Mistakes {
+        /// The file.
+        path: PathBuf,
+        /// In the order of the file.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]; it carries every mistake, not the first one alone.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read_error = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(read_error)?;
+        let absolute = std::path::absolute(path).map_err(read_error)?;
+        let base = absolute.parent().unwrap_or(Path::new("/"));
+        Self::parse(&text, base).map_err(|mistakes| ConfigError::Mistakes {
+            path: path.to_owned(),
+            mistakes,
+        })
+    }
+
+    /// Parses and checks the text of a file; its relative paths start at `base`.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes, in the order of the file. A syntax error hides all others.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, Vec<Mistake>> {
+        let root = DeTable::parse(text).map_err(|error| {
+            vec![Mistake {
+                path: String::new(),
+                line: error.span().map(|span| line_at(text, span.start)),
+                text: error.message().trim_end().replace('\n', ", "),
+            }]
+        })?;
+        let root = root.into_inner();
+        let mut mistakes = Mistakes::new(text, &root);
+        let mut section = Section::new(String::new(), root, &mut mistakes);
+        let config = Self::read(&mut section, base);
+        section.finish();
+        config.check_names(&mut mistakes);
+        match mistakes.into_sorted() {
+            found if found.is_empty() => Ok(config),
+            found => Err(found),
+        }
+    }
+
+    fn read(section: &mut Section<'_, '_>, base: &Path) -> Self {
+        let default = Self::default();
+        let listen = section.texts("listen", default.listen, |text| {
+            text.parse::<ListenAddr>()
+                .map(|address| address.relative_to(base))
+        });
+        if listen.is_empty() {
+            section.refuse("listen", "must name at least one address");
+        }
+        let mut discovery = section.table("discovery", Discovery::read);
+        discovery.url = discovery.url.map(|url| url.relative_to(base));
+        let mut plugin_host = section.table("plugin-host", PluginHost::read);
+        plugin_host.cache_dir = base.join(plugin_host.cache_dir);
+        Self {
+            listen,
+            grace_period: section.text("grace-period", default.grace_period, duration::parse),
+            log: section.table("log", Log::read),
+            api: section.table("api", Api::read),
+            engine: section.table("engine", Engine::read),
+            scheduler: section.table("scheduler", Scheduler::read),
+            discovery,
+            plugin_host,
+            plugins: section.table("plugins", |plugins| Plugin::read_all(plugins, base)),
+        }
+    }
+
+    /// Returns the plugin called `name`, a built-in or one with a table.
+    pub fn plugin(&self, name: &str) -> Option<&Plugin> {
+        self.plugins.get(name)
+    }
+
+    /// Returns whether there is a plugin called `name` of this kind.
+    pub fn has_plugin(&self, name: &str, kind: PluginKind) -> bool {
+        self.plugin(name).is_some_and(|plugin| plugin.kind == kind)
+    }
+
+    /// Returns the discovery plugin with its settings complete, or `None` without a URL.
+    ///
+    /// Its setting `location` is what follows the scheme, and `options` the discovery options if
+    /// there are any. The plugin `file` may read the file that the URL names, and no other file
+    /// beside those in its `allow.files`.
+    pub fn discovery_plugin(&self) -> Option<Plugin> {
+        let url = self.discovery.url.as_ref()?;
+        let mut plugin = self.plugin(&url.scheme)?.clone();
+        plugin
+            .settings
+            .insert("location".to_owned(), url.location.clone().into());
+        if !self.discovery.options.is_empty() {
+            let options: toml::Table = self
+                .discovery
+                .options
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone().into()))
+                .collect();
+            plugin.settings.insert("options".to_owned(), options.into());
+        }
+        if url.scheme == "file" {
+            plugin.allow.files.push(PathBuf::from(&url.location));
+        }
+        Some(plugin)
+    }
+
+    /// Returns one sentence for each plugin file that does not exist.
+    pub fn missing_files(&self) -> Vec<String> {
+        self.plugins
+            .values()
+            .filter_map(|plugin| match &plugin.source {
+                Source::File(path) if !path.is_file() => Some(format!(
+                    "plugins.{}.path: no file `{}`",
+                    plugin.name,
+                    path.display()
+                )),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Returns the configuration as a file with every key, which [`Config::parse`] reads back.
+    ///
+    /// # Errors
+    ///
+    /// If a path is not UTF-8.
+    pub fn dump(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+
+    /// Checks that every name of a plugin has a plugin of the right kind behind it.
+    fn check_names(&self, mistakes: &mut Mistakes) {
+        let mut check = |path: &str, name: &str, kind| {
+            if !self.has_plugin(name, kind) {
+                mistakes.add(path, self.no_such_plugin(name, kind));
+            }
+        };
+        check(
+            "scheduler.strategy",
+            &self.scheduler.strategy,
+            PluginKind::Strategy,
+        );
+        for (index, name) in self.scheduler.filters.iter().enumerate() {
+            check(
+                &format!("scheduler.filters[{index}]"),
+                name,
+                PluginKind::Filter,
+            );
+        }
+        if let Some(url) = &self.discovery.url {
+            check("discovery.url", &url.scheme, PluginKind::Discovery);
+        }
+        for plugin in self.plugins.values() {
+            if let Some(fallback) = &plugin.fallback {
+                let path = format!("plugins.{}.fallback", plugin.name);
+                if *fallback == plugin.name {
+                    mistakes.add(&path, "a strategy cannot be its own fallback");
+                } else if !self.has_plugin(fallback, PluginKind::Strategy) {
+                    mistakes.add(&path, self.no_such_plugin(fallback, PluginKind::Strategy));
+                }
+            }
+        }
+    }
+
+    fn no_such_plugin(&self, name: &str, kind: PluginKind) -> String {
+        let kind_name = kind.as_str();
+        if let Some(plugin) = self.plugin(name) {
+            let actual = plugin.kind.as_str();
+            return format!("plugin `{name}` is a {actual}, not a {kind_name}");
+        }
+        let names = self
+            .plugins
+            .values()
+            .filter(|plugin| plugin.kind == kind)
+            .map(|plugin| plugin.name.as_str());
+        match closest(name, names) {
+            Some(guess) => format!("no {kind_name} plugin `{name}`, did you mean `{guess}`?"),
+            None => format!("no {kind_name} plugin `{name}`; define it in [plugins.{name}]"),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![ListenAddr::Tcp("127.0.0.1:2375".to_owned())],
+            grace_period: Duration::from_secs(10),
+            log: Log::default(),
+            api: Api::default(),
+            engine: Engine::default(),
+            scheduler: Scheduler::default(),
+            discovery: Discovery::default(),
+            plugin_host: PluginHost::default(),
+            plugins: plugin::builtins(),
+        }
+    }
+}
+
+fn list(path: &Path, mistakes: &[Mistake]) -> String {
+    let lines: Vec<String> = mistakes
+        .iter()
+        .map(|mistake| format!("{}: {mistake}", path.display()))
+        .collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! The `[discovery]` table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::duration;
+use super::section::Section;
+
+/// Where the list of engines comes from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Discovery {
+    /// Default: empty; it then has to be given on the command line.
+    #[serde(serialize_with = "serialize_url")]
+    pub url: Option<DiscoveryUrl>,
+    /// How often the list is read again; at least one second. Default: 60s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub heartbeat: Duration,
+    /// Handed to the plugin as its setting `options`, if there are any. Default: none.
+    pub options: BTreeMap<String, String>,
+}
+
+/// `[scheme://]location`; without a scheme it is `nodes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryUrl {
+    /// Name of a discovery plugin.
+    pub scheme: String,
+    /// The rest, which only that plugin understands.
+    pub location: String,
+}
+
+/// The URL has a scheme but no location, or the reverse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be of the form `[scheme://]location`")]
+pub struct DiscoveryUrlError;
+
+impl Discovery {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        let default = Self::default();
+        let discovery = Self {
+            url: section.text("url", default.url, |text| match text {
+                "" => Ok(None),
+                text => text.parse().map(Some),
+            }),
+            heartbeat: section.text("heartbeat", default.heartbeat, duration::parse),
+            options: section.get("options", default.options),
+        };
+        if discovery.heartbeat < Duration::from_secs(1) {
+            section.refuse("heartbeat", "must be at least one second");
+        }
+        discovery
+    }
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self {
+            url: None,
+            heartbeat: Duration::from_secs(60),
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+impl DiscoveryUrl {
+    /// Makes the path of a `file` URL relative to `base`; leaves other URLs alone.
+    pub(crate) fn relative_to(mut self, base: &Path) -> Self {
+        if self.scheme == "file" {
+            self.location = base.join(&self.location).to_string_lossy().into_owned();
+        }
+        self
+    }
+}
+
+impl FromStr for DiscoveryUrl {
+    type Err = DiscoveryUrlError;
+
+    fn from_str(text: &str) -> Result<Self, DiscoveryUrlError> {
+        let (scheme, location) = text.split_once("://").unwrap_or(("nodes", text));
+        if scheme.is_empty() || location.is_empty() {
+            return Err(DiscoveryUrlError);
+        }
+        Ok(Self {
+            scheme: scheme.to_owned(),
+            location: location.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for DiscoveryUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.location)
+    }
+}
+
+fn serialize_url<S: Serializer>(url: &Option<DiscoveryUrl>, to: S) -> Result<S::Ok, S::Error> {
+    match url {
+        Some(url) => to.collect_str(url),
+        None => to.serialize_str(""),
+    }
+}

@@ -1,0 +1,176 @@
+//! Tests of whole configuration files.
+
+use super::*;
+
+/// Parses `text` and compares the mistakes, each as it is printed.
+fn check(text: &str, mistakes: &[&str]) {
+    let found = match Config::parse(text, Path::new("/etc/skep")) {
+        Ok(_) => Vec::new(),
+        Err(found) => found.iter().map(Mistake::to_string).collect(),
+    };
+    assert_eq!(found, mistakes, "{text}");
+}
+
+fn repository_file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    let config = Config::parse("", Path::new("/etc/skep")).unwrap();
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn reports_all_mistakes_with_path_and_line() {
+    check(
+        concat!(
+            "grace-perod = \"10s\"\n",
+            "[log]\n",
+            "level = \"loud\"\n",
+            "[engine]\n",
+            "failure-retry = 0\n",
+            "connect-timeout = 5\n",
+            "refresh-min-interval = \"2m\"\n",
+            "[scheduler]\n",
+            "strategy = \"spraed\"\n",
+            "filters = [\"health\", \"rack\"]\n",
+            "overcommit = -1\n",
+            "[plugins.zone]\n",
+            "kind = \"filter\"\n",
+            "[plugins.zone.limits]\n",
+            "cal = \"1s\"\n",
+        ),
+        &[
+            "line 1: grace-perod: unknown key, did you mean `grace-period`?",
+            "line 3: log.level: not a valid logrus Level: \"loud\"",
+            "line 5: engine.failure-retry: invalid value: integer `0`, expected a nonzero u32",
+            "line 6: engine.connect-timeout: invalid type: integer `5`, expected a string",
+            "line 9: scheduler.strategy: no strategy plugin `spraed`, did you mean `spread`?",
+            "line 10: scheduler.filters[1]: no filter plugin `rack`; define it in [plugins.rack]",
+            "line 11: scheduler.overcommit: must be a finite number above -1",
+            "line 15: plugins.zone.limits.cal: unknown key, did you mean `call`?",
+            "engine.refresh-max-interval: cannot be less than `refresh-min-interval`",
+            "plugins.zone.path: missing, and the name is not that of a built-in plugin",
+        ],
+    );
+}
+
+#[test]
+fn a_syntax_error_stands_alone() {
+    let mistakes = Config::parse("\n[log\nlevel = 3", Path::new("/")).unwrap_err();
+    assert_eq!(mistakes.len(), 1);
+    assert_eq!(mistakes[0].line, Some(2));
+}
+
+#[test]
+fn refuses_what_does_not_fit_the_kind_of_plugin() {
+    check(
+        "[plugins.data]\nkind = \"volume\"\npath = \"x.wasm\"",
+        &["line 2: plugins.data.kind: volume drivers are not supported yet"],
+    );
+    check(
+        "[plugins.spread]\nkind = \"filter\"",
+        &["line 2: plugins.spread.kind: `spread` is a built-in strategy"],
+    );
+    check(
+        "[plugins.spread]\non-failure = \"skip\"\nfallback = \"spread\"",
+        &[
+            "line 2: plugins.spread.on-failure: only filters have it",
+            "line 3: plugins.spread.fallback: a strategy cannot be its own fallback",
+        ],
+    );
+    check(
+        "[scheduler]\nstrategy = \"health\"",
+        &["line 2: scheduler.strategy: plugin `health` is a filter, not a strategy"],
+    );
+    check("log = 3", &["line 1: log: must be a table, not integer"]);
+    check(
+        "listen = []",
+        &["line 1: listen: must name at least one address"],
+    );
+    check(
+        "[discovery]\nurl = \"consul://a\"",
+        &["line 2: discovery.url: no discovery plugin `consul`; define it in [plugins.consul]"],
+    );
+}
+
+#[test]
+fn paths_start_at_the_file() {
+    let text = concat!(
+        "[discovery]\nurl = \"file://nodes\"\n",
+        "[plugins.zone]\nkind = \"filter\"\npath = \"zone.wasm\"\n",
+        "settings = { label = \"zone\", since = 1979-05-27 }\n",
+        "limits = { call = \"20ms\" }\n",
+    );
+    let config = Config::parse(text, Path::new("/etc/skep")).unwrap();
+    let zone = config.plugin("zone").unwrap();
+    assert_eq!(zone.source, Source::File("/etc/skep/zone.wasm".into()));
+    assert_eq!(zone.limits.call, Duration::from_millis(20));
+    assert_eq!(zone.limits.memory_bytes, 128 << 20);
+    assert_eq!(
+        zone.settings_json(),
+        serde_json::json!({ "label": "zone", "since": "1979-05-27" })
+    );
+    assert_eq!(
+        config.missing_files(),
+        ["plugins.zone.path: no file `/etc/skep/zone.wasm`"]
+    );
+
+    let file = config.discovery_plugin().unwrap();
+    assert_eq!(file.source, Source::Builtin("file"));
+    assert_eq!(file.allow.files, [PathBuf::from("/etc/skep/nodes")]);
+    assert_eq!(
+        file.settings_json(),
+        serde_json::json!({ "location": "/etc/skep/nodes" })
+    );
+}
+
+#[test]
+fn a_dump_reads_back_as_the_same_configuration() {
+    for file in ["config/config.toml", "config/examples/custom-filter.toml"] {
+        let config = Config::load(&repository_file(file)).unwrap();
+        let dump = config.dump().unwrap();
+        assert_eq!(
+            Config::parse(&dump, Path::new("/")).unwrap(),
+            config,
+            "{dump}"
+        );
+    }
+}
+
+#[test]
+fn the_commented_file_states_every_key_and_its_default() {
+    let path = repository_file("config/config.toml");
+    assert_eq!(Config::load(&path).unwrap(), Config::default());
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    let plugin = "[plugins.x]\nkind = \"strategy\"\npath = \"x\"\nfallback = \"spread\"\n";
+    let sha256 = format!("sha256 = \"{}\"\n", "0".repeat(64));
+    let full = Config::parse(&format!("{plugin}{sha256}"), Path::new("/")).unwrap();
+    let dump = full.dump().unwrap();
+    let keys = dump
+        .lines()
+        .filter_map(|line| Some(line.split_once(" = ")?.0));
+    for key in keys {
+        let documented = text.lines().any(|line| {
+            line.trim_start_matches("# ")
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with(" = "))
+        });
+        assert!(documented, "`{key}` is not in config/config.toml");
+    }
+}
+
+#[test]
+fn the_examples_are_valid() {
+    for entry in std::fs::read_dir(repository_file("config/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The manager's own calls to one engine, each with a deadline and a bounded answer.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::engine::{
+    raw::RawObject,
+    transport::{self, Body, Transport, TransportError},
+};
+
+/// The newest API version the manager's own calls use; what they read has not changed since.
+pub const OWN_API_VERSION: (u32, u32) = (1, 44);
+
+/// An answer longer than this is refused.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// The header with registry credentials, as clients send it.
+pub const REGISTRY_AUTH: &str = "x-registry-auth";
+
+/// One engine's API.
+#[derive(Clone)]
+pub struct Client {
+    transport: Arc<Transport>,
+    timeout: Duration,
+    prefix: Arc<str>,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No answer.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The engine said no.
+    #[error("{message}")]
+    Engine {
+        /// The answer's status.
+        status: StatusCode,
+        /// The engine's own words.
+        message: String,
+    },
+    /// The answer broke off, is too long, or is not what engines send.
+    #[error("the engine at {addr} gave an answer that cannot be used: {reason}")]
+    Answer {
+        /// The engine, as a URL.
+        addr: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl ClientError {
+    /// The status the engine answered with, if it answered.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Engine { status, .. } => Some(*status),
+            Self::Transport(_) | Self::Answer { .. } => None,
+        }
+    }
+
+    /// Whether the engine could not be reached, rather than said no.
+    pub fn is_contact_failure(&self) -> bool {
+        match self {
+            Self::Transport(TransportError::Busy { .. }) | Self::Engine { .. } => false,
+            Self::Transport(_) | Self::Answer { .. } => true,
+        }
+    }
+}
+
+impl Client {
+    /// Wraps a transport; `timeout` bounds each call from sending to the last byte.
+    pub fn new(transport: Arc<Transport>, timeout: Duration) -> Self {
+        Self {
+            transport,
+            timeout,
+            prefix: Arc::from(""),
+        }
+    }
+
+    /// The same client, speaking the newest version that both sides know.
+    pub fn at_version(&self, engine: (u32, u32)) -> Self {
+        let (major, minor) = engine.min(OWN_API_VERSION);
+        Self {
+            prefix: Arc::from(format!("/v{major}.{minor}")),
+            ..self.clone()
+        }
+    }
+
+    /// What the client talks through.
+    pub fn transport(&self) -> &Arc<Transport> {
+        &self.transport
+    }
+
+    /// `GET /info`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn info(&self) -> Result<RawObject, ClientError> {
+        self.get_object("/info").await
+    }
+
+    /// `GET /version`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn version(&self) -> Result<RawObject, ClientError> {
+        self.get_object("/version").await
+    }
+
+    /// The list entries of all containers, or of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn containers(&self, id: Option<&str>) -> Result<Vec<RawObject>, ClientError> {
+        let path = match id {
+            None => "/containers/json?all=1".to_owned(),
+            Some(id) => {
+                let filters = format!(r#"{{"id":["{id}"]}}"#);
+                format!("/containers/json?all=1&filters={}", encode(&filters))
+            }
+        };
+        self.get_list(&path).await
+    }
+
+    /// The inspect document of a container, as the engine wrote it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn inspect(&self, id: &str) -> Result<Bytes, ClientError> {
+        self.get(&format!("/containers/{id}/json")).await
+    }
+
+    /// The list entries of all images.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn images(&self) -> Result<Vec<RawObject>, ClientError> {
+        self.get_list("/images/json?all=1").await
+    }
+
+    /// The list entries of all networks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn networks(&self) -> Result<Vec<RawObject>, ClientError> {
+        self.get_list("/networks").await
+    }
+
+    /// The list entries of all volumes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn volumes(&self) -> Result<Vec<RawObject>, ClientError> {
+        let answer = self.get_object("/volumes").await?;
+        let volumes = answer.parsed("Volumes").map_err(|error| self.odd(&error))?;
+        Ok(volumes.unwrap_or_default())
+    }
+
+    /// The engine's events from `since_nano` (nanoseconds since 1970, by its clock) on, as they
+    /// come. Only the answer's head has a deadline.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn events(&self, since_nano: Option<i64>) -> Result<Incoming, ClientError> {
+        let path = match since_nano {
+            Some(nano) => format!(
+                "/events?since={}.{:09}",
+                nano.div_euclid(1_000_000_000),
+                nano.rem_euclid(1_000_000_000)
+            ),
+            None => "/events".to_owned(),
+        };
+        let request = self.request(Method::GET, transport::empty());
+        let response = self
+            .within(self.transport.send(request, &self.path(&path)))
+            .await??;
+        if !response.status().is_success() {
+            let status = response.status();
+            let body = self.collect(response.into_body()).await?;
+            return Err(refusal(status, &body));
+        }
+        Ok(response.into_body())
+    }
+
+    /// Creates a container and returns the engine's answer.
+    ///
+    /// `version` is the API version the client of the cluster used; its body is in that dialect.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn create(
+        &self,
+        version: Option<&str>,
+        query: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ClientError> {
+        let mut request = self.request(Method::POST, transport::full(body));
+        request.headers_mut().insert(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let path = match version {
+            Some(version) => format!("/v{version}/containers/create{query}"),
+            None => self.path(&format!("/containers/create{query}")),
+        };
+        self.within(async {
+            let response = self.transport.send(request, &path).await?;
+            self.accept(response).await
+        })
+        .await?
+    }
+
+    /// Pulls an image and waits until the engine has it. Has no deadline of its own: a pull takes
+    /// as long as it takes, and fails when the engine's stream ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`]; an error inside the progress stream is [`ClientError::Engine`] with
+    /// status 404 if the image does not exist.
+    pub async fn pull(&self, image: &str, auth: Option<&HeaderValue>) -> Result<(), ClientError> {
+        let (name, tag) = match image.split_once('@') {
+            Some((name, digest)) => (name, digest),
+            None => match image.rsplit_once(':') {
+                Some((name, tag)) if !tag.contains('/') => (name, tag),
+                _ => (image, "latest"),
+            },
+        };
+        let path = format!(
+            "/images/create?fromImage={}&tag={}",
+            encode(name),
+            encode(tag)
+        );
+        let mut request = self.request(Method::POST, transport::empty());
+        if let Some(auth) = auth {
+            request.headers_mut().insert(REGISTRY_AUTH, auth.clone());
+        }
+        let response = self.transport.send(request, &self.path(&path)).await?;
+        if !response.status().is_success() {
+            let status = response.status();
+            let body = self.collect(response.into_body()).await?;
+            return Err(refusal(status, &body));
+        }
+        let mut body = response.into_body();
+        let mut last = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.odd(&error))?;
+            if let Some(data) = frame.data_ref() {
+                last.extend_from_slice(data);
+                // Progress lines are short; only an unfinished one is kept.
+                while let Some(end) = last.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = last.drain(..=end).collect();
+                    progress_error(&line)?;
+                }
+                if last.len() > 1024 * 1024 {
+                    return Err(self.odd(&"a progress line is longer than 1 MiB"));
+                }
+            }
+        }
+        progress_error(&last)
+    }
+
+    /// Sends a small request and returns the whole answer.
+    ///
+    /// `path` has no version prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a status of 400 and above is [`ClientError::Engine`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection; the engine may have done what was asked.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes, ClientError> {
+        let mut request = self.request(method, transport::full(body));
+        for (name, value) in headers {
+            request.headers_mut().append(name, value.clone());
+        }
+        self.within(async {
+            let response = self.transport.send(request, &self.path(path)).await?;
+            self.accept(response).await
+        })
+        .await?
+    }
+
+    async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.call(Method::GET, path, &HeaderMap::new(), Bytes::new())
+            .await
+    }
+
+    async fn get_object(&self, path: &str) -> Result<RawObject, ClientError> {
+        let answer = self.get(path).await?;
+        RawObject::parse(&answer).map_err(|error| self.odd(&error))
+    }
+
+    async fn get_list(&self, path: &str) -> Result<Vec<RawObject>, ClientError> {
+        let answer = self.get(path).await?;
+        serde_json::from_slice::<Option<_>>(&answer)
+            .map(Option::unwrap_or_default)
+            .map_err(|error| self.odd(&error))
+    }
+
+    async fn accept(&self, response: http::Response<Incoming>) -> Result<Bytes, ClientError> {
+        let status = response.status();
+        let body = self.collect(response.into_body()).await?;
+        if status.is_client_error() || status.is_server_error() {
+            return Err(refusal(status, &body));
+        }
+        Ok(body)
+    }
+
+    async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        Limited::new(body, MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(|error| self.odd(&error))
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = T>) -> Result<T, ClientError> {
+        tokio::time::timeout(self.timeout, call).await.map_err(|_| {
+            TransportError::Timeout {
+                addr: self.transport.url(),
+                after: self.timeout,
+            }
+            .into()
+        })
+    }
+
+    fn odd(&self, reason: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Answer {
+            addr: self.transport.url(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+
+    fn request(&self, method: Method, body: Body) -> Request<Body> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        request
+    }
+}
+
+/// Percent-encodes one query value.
+pub fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// An engine's refusal, in its own words.
+fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
+    let message = RawObject::parse(body)
+        .ok()
+        .and_then(|object| object.parsed::<String>("message").ok().flatten())
+        .unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
+    ClientError::Engine { status, message }
+}
+
+/// Turns an error inside a progress stream into one of the call.
+fn progress_error(line: &[u8]) -> Result<(), ClientError> {
+    let Ok(object) = RawObject::parse(line) else {
+        return Ok(());
+    };
+    match object.parsed::<String>("error") {
+        Ok(Some(message)) => {
+            let missing = ["not found", "does not exist", "manifest unknown"]
+                .iter()
+                .any(|text| message.contains(text));
+            Err(ClientError::Engine {
+                status: if missing {
+                    StatusCode::NOT_FOUND
+                } else {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                },
+                message,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_the_engines_words() {
+        let error = refusal(StatusCode::CONFLICT, br#"{"message":"name in use"}"#);
+        assert_eq!(error.to_string(), "name in use");
+        assert_eq!(error.status(), Some(StatusCode::CONFLICT));
+        let error = refusal(StatusCode::BAD_GATEWAY, b"<html>odd</html>\n");
+        assert_eq!(error.to_string(), "<html>odd</html>");
+    }
+
+    #[test]
+    fn an_error_in_a_progress_stream_fails_the_pull() {
+        assert!(progress_error(br#"{"status":"Pulling"}"#).is_ok());
+        let error = progress_error(br#"{"error":"manifest for x not found"}"#).unwrap_err();
+        assert_eq!(error.status(), Some(StatusCode::NOT_FOUND));
+    }
+}

@@ -1,0 +1,82 @@
+//! Lines of a body as they arrive, several at a time.
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+/// A line longer than this is no event.
+const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Splits a stream into lines.
+pub(super) struct Lines {
+    body: Incoming,
+    rest: Vec<u8>,
+    // Invariant: `rest[..searched]` has no line break.
+    searched: usize,
+}
+
+/// Why a stream ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinesError {
+    #[error("the stream broke")]
+    Broken(#[from] hyper::Error),
+    #[error("a line is longer than {MAX_LINE_BYTES} bytes")]
+    TooLong,
+}
+
+impl Lines {
+    pub(super) fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            rest: Vec::new(),
+            searched: 0,
+        }
+    }
+
+    /// Waits for at least one line and returns all that are there, at most `limit`; none at the
+    /// end of the stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub(super) async fn next_batch(&mut self, limit: usize) -> Result<Vec<Vec<u8>>, LinesError> {
+        loop {
+            let batch = self.take(limit);
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+            if self.rest.len() > MAX_LINE_BYTES {
+                return Err(LinesError::TooLong);
+            }
+            match self.body.frame().await {
+                None => return Ok(Vec::new()),
+                Some(frame) => {
+                    if let Some(data) = frame?.data_ref() {
+                        self.rest.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, limit: usize) -> Vec<Vec<u8>> {
+        let mut batch = Vec::new();
+        let mut start = 0;
+        while batch.len() < limit {
+            let from = self.searched.max(start);
+            let Some(length) = self.rest[from..].iter().position(|byte| *byte == b'\n') else {
+                self.searched = self.rest.len();
+                break;
+            };
+            let end = from + length;
+            let line = self.rest[start..end].trim_ascii();
+            if !line.is_empty() {
+                batch.push(line.to_vec());
+            }
+            start = end + 1;
+            self.searched = start;
+        }
+        self.rest.drain(..start);
+        self.searched -= start;
+        batch
+    }
+}

@@ -1,0 +1,225 @@
+//! JSON objects whose members stay as they were written.
+//!
+//! An engine may add members this program has never heard of; they must survive. So an object is
+//! kept as the ordered list of its members with their values unparsed, and only those that a merge
+//! or a decision needs are looked at or replaced.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+    ser::SerializeMap,
+};
+use serde_json::value::RawValue;
+
+/// A JSON object with unparsed members, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct RawObject {
+    members: Vec<(String, Box<RawValue>)>,
+}
+
+impl RawObject {
+    /// Parses one object; `null` counts as empty.
+    ///
+    /// # Errors
+    ///
+    /// The text is not JSON, or not an object.
+    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        Ok(serde_json::from_slice::<Option<Self>>(text)?.unwrap_or_default())
+    }
+
+    /// The member's value, or `None` if it is absent or `null`.
+    ///
+    /// Names are compared as Go's JSON decoder does, without regard to case; the last one wins.
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.members
+            .iter()
+            .rev()
+            .find(|(member, _)| member.eq_ignore_ascii_case(name))
+            .map(|(_, value)| &**value)
+            .filter(|value| value.get() != "null")
+    }
+
+    /// The member's value parsed, or `None` if it is absent or `null`.
+    ///
+    /// # Errors
+    ///
+    /// The value is not a `T`; the message names the member.
+    pub fn parsed<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemberError> {
+        self.get(name)
+            .map(|value| {
+                serde_json::from_str(value.get()).map_err(|source| MemberError {
+                    name: name.to_owned(),
+                    source,
+                })
+            })
+            .transpose()
+    }
+
+    /// The member's value as an object; empty if it is absent or `null`.
+    ///
+    /// # Errors
+    ///
+    /// The value is something else.
+    pub fn object(&self, name: &str) -> Result<Self, MemberError> {
+        Ok(self.parsed(name)?.unwrap_or_default())
+    }
+
+    /// Replaces the member where it stands, or adds it at the end.
+    ///
+    /// # Panics
+    ///
+    /// Never for values made of text, numbers, lists, and maps with text keys.
+    pub fn set(&mut self, name: &str, value: &impl Serialize) {
+        let raw = serde_json::value::to_raw_value(value).expect("plain values always encode");
+        let mut found = false;
+        self.members.retain_mut(|(member, place)| {
+            if !member.eq_ignore_ascii_case(name) {
+                return true;
+            }
+            let first = !found;
+            found = true;
+            if first {
+                place.clone_from(&raw);
+            }
+            first
+        });
+        if !found {
+            self.members.push((name.to_owned(), raw));
+        }
+    }
+
+    /// Removes the member.
+    pub fn remove(&mut self, name: &str) {
+        self.members
+            .retain(|(member, _)| !member.eq_ignore_ascii_case(name));
+    }
+
+    /// Whether there is no member.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The members in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.members
+            .iter()
+            .map(|(name, value)| (name.as_str(), &**value))
+    }
+
+    /// Gives each member a new name.
+    pub fn rename_members(&mut self, rename: impl Fn(&str) -> String) {
+        for (name, _) in &mut self.members {
+            *name = rename(name);
+        }
+    }
+
+    /// The object as JSON text.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(
+            self.members
+                .iter()
+                .map(|(n, v)| n.len() + v.get().len() + 4)
+                .sum(),
+        );
+        // Writing to memory cannot fail, and raw values are valid JSON.
+        let _ = serde_json::to_writer(&mut out, self);
+        out
+    }
+}
+
+/// A member of an object has the wrong type.
+#[derive(Debug, thiserror::Error)]
+#[error("member `{name}` is not what it should be")]
+pub struct MemberError {
+    name: String,
+    source: serde_json::Error,
+}
+
+impl Serialize for RawObject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.members.len()))?;
+        for (name, value) in &self.members {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for RawObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = RawObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
+                let mut members = Vec::with_capacity(map.size_hint().unwrap_or(16));
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(RawObject { members })
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// Deserializes a value that may be `null` as its default.
+///
+/// # Errors
+///
+/// The value is neither `null` nor a `T`.
+pub fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_that_are_not_touched_stay_byte_for_byte() {
+        let text = br#"{"A": 1.50, "Future" : { "x":[1, 2] },"Env":null}"#;
+        let mut object = RawObject::parse(text).unwrap();
+        object.set("A", &"new");
+        object.set("B", &true);
+        assert_eq!(
+            String::from_utf8(object.to_bytes()).unwrap(),
+            r#"{"A":"new","Future":{ "x":[1, 2] },"Env":null,"B":true}"#
+        );
+    }
+
+    #[test]
+    fn names_are_found_without_regard_to_case_and_the_last_wins() {
+        let mut object = RawObject::parse(br#"{"env":["a"],"Env":["b"]}"#).unwrap();
+        assert_eq!(object.get("Env").unwrap().get(), r#"["b"]"#);
+        object.set("Env", &["c"]);
+        assert_eq!(object.to_bytes(), br#"{"env":["c"]}"#);
+    }
+
+    #[test]
+    fn null_counts_as_absent() {
+        let object = RawObject::parse(br#"{"Labels":null}"#).unwrap();
+        assert!(object.get("Labels").is_none());
+        assert!(RawObject::parse(b"null").unwrap().is_empty());
+        assert!(RawObject::parse(b"[]").is_err());
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_member() {
+        let object = RawObject::parse(br#"{"Env":7}"#).unwrap();
+        let error = object.parsed::<Vec<String>>("Env").unwrap_err();
+        assert_eq!(error.to_string(), "member `Env` is not what it should be");
+    }
+}

@@ -1,0 +1,342 @@
+//! Bytes to and from one engine.
+//!
+//! Connections are reused, and their number is bounded: with ten thousand engines a manager must
+//! fit the usual limit of open files. Upgraded connections (attach, exec) count too and are given
+//! back when they end.
+//!
+//! TLS comes in here: a third kind of [`EngineStream`], chosen by the connector. Nothing above
+//! this module will notice.
+
+use std::{
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, rt::ReadBufCursor};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use crate::model::address::EngineAddr;
+
+/// The body of a request to an engine.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Why a body ended early.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body without content.
+pub fn empty() -> Body {
+    full(Bytes::new())
+}
+
+/// A body that is in memory already.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    http_body_util::Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// Bounds on one engine's connections.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// Connections at a time, streams and upgraded ones included.
+    pub max_connections: usize,
+    /// Connections kept for the next request.
+    pub max_idle: usize,
+}
+
+/// How one engine is reached.
+#[derive(Clone)]
+pub struct Transport {
+    addr: EngineAddr,
+    client: Client<Connector, Body>,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// No connection; the text is the one classic Swarm's clients match.
+    #[error("Cannot connect to the Docker daemon at {addr}. Is the docker daemon running?")]
+    Connect {
+        /// The engine, as a URL.
+        addr: String,
+        /// What the system said.
+        source: BodyError,
+    },
+    /// All connections are in use.
+    #[error("too many connections to the engine at {addr}: all {limit} are in use")]
+    Busy {
+        /// The engine, as a URL.
+        addr: String,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The connection broke before an answer came.
+    #[error("lost the connection to the engine at {addr}")]
+    Lost {
+        /// The engine, as a URL.
+        addr: String,
+        /// What the system said.
+        source: BodyError,
+    },
+    /// No answer in time.
+    #[error("the engine at {addr} did not answer within {}", humantime::format_duration(*.after))]
+    Timeout {
+        /// The engine, as a URL.
+        addr: String,
+        /// How long it had.
+        after: Duration,
+    },
+}
+
+impl Transport {
+    /// Prepares to talk to `addr`; connects when the first request is sent.
+    pub fn new(addr: EngineAddr, limits: &Limits) -> Self {
+        let connector = Connector {
+            addr: addr.clone(),
+            timeout: limits.connect_timeout,
+            limit: limits.max_connections,
+            permits: Arc::new(Semaphore::new(limits.max_connections)),
+        };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(limits.max_idle)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .http1_max_buf_size(1024 * 1024)
+            .build(connector);
+        Self { addr, client }
+    }
+
+    /// Where the engine listens.
+    pub fn addr(&self) -> &EngineAddr {
+        &self.addr
+    }
+
+    /// The engine as a URL, for messages.
+    pub fn url(&self) -> String {
+        url(&self.addr)
+    }
+
+    /// Sends a request and returns the answer's head; the body streams.
+    ///
+    /// `path` is the path and query. The request's own URI is ignored. There is no deadline here
+    /// beyond connecting: a `wait` or a `logs --follow` may take for ever, and ends when the
+    /// caller drops it.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError`]; a request whose body is a stream is never sent twice.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection if the request was sent.
+    pub async fn send(
+        &self,
+        mut request: Request<Body>,
+        path: &str,
+    ) -> Result<Response<Incoming>, TransportError> {
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority("engine")
+            .path_and_query(path)
+            .build()
+            .map_err(|error| TransportError::Lost {
+                addr: self.url(),
+                source: error.into(),
+            })?;
+        *request.uri_mut() = uri;
+        *request.version_mut() = http::Version::HTTP_11;
+        request
+            .headers_mut()
+            .insert(http::header::HOST, http::HeaderValue::from_static("docker"));
+        self.client
+            .request(request)
+            .await
+            .map_err(|error| self.explain(error))
+    }
+
+    fn explain(&self, error: hyper_util::client::legacy::Error) -> TransportError {
+        let addr = self.url();
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(inner) = cause {
+            if let Some(busy) = inner.downcast_ref::<Busy>() {
+                return TransportError::Busy {
+                    addr,
+                    limit: busy.limit,
+                };
+            }
+            cause = inner.source();
+        }
+        let connecting = error.is_connect();
+        let source = error.into();
+        if connecting {
+            TransportError::Connect { addr, source }
+        } else {
+            TransportError::Lost { addr, source }
+        }
+    }
+
+    /// Resolves the engine's address to an IP, the first one the system gives.
+    ///
+    /// # Errors
+    ///
+    /// The name cannot be resolved. A socket's address is the loopback address.
+    pub async fn resolve(&self) -> io::Result<IpAddr> {
+        match &self.addr {
+            EngineAddr::Unix(_) => Ok(IpAddr::from([127, 0, 0, 1])),
+            EngineAddr::Tcp { host, port } => tokio::net::lookup_host((host.as_str(), *port))
+                .await?
+                .next()
+                .map(|addr| addr.ip())
+                .ok_or_else(|| io::Error::other(format!("no address for `{host}`"))),
+        }
+    }
+}
+
+fn url(addr: &EngineAddr) -> String {
+    match addr {
+        EngineAddr::Tcp { .. } => format!("tcp://{addr}"),
+        EngineAddr::Unix(_) => addr.to_string(),
+    }
+}
+
+/// Opens connections to one engine.
+#[derive(Clone)]
+struct Connector {
+    addr: EngineAddr,
+    timeout: Duration,
+    limit: usize,
+    permits: Arc<Semaphore>,
+}
+
+/// All connections are in use.
+#[derive(Debug, thiserror::Error)]
+#[error("all {limit} connections are in use")]
+struct Busy {
+    limit: usize,
+}
+
+impl Connector {
+    async fn connect(self) -> Result<EngineStream, BodyError> {
+        let permit = self
+            .permits
+            .try_acquire_owned()
+            .map_err(|_| Busy { limit: self.limit })?;
+        let socket = tokio::time::timeout(self.timeout, async {
+            Ok::<_, io::Error>(match &self.addr {
+                EngineAddr::Tcp { host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    stream.set_nodelay(true)?;
+                    keep_alive(&stream)?;
+                    Socket::Tcp(TokioIo::new(stream))
+                }
+                EngineAddr::Unix(path) => {
+                    Socket::Unix(TokioIo::new(UnixStream::connect(path).await?))
+                }
+            })
+        })
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(EngineStream {
+            socket,
+            _permit: permit,
+        })
+    }
+}
+
+/// Notices within about a minute that the other host is gone, as classic Swarm's tunnels did.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    let options = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&options)
+}
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = EngineStream;
+    type Error = BodyError;
+    type Future = Pin<Box<dyn Future<Output = Result<EngineStream, BodyError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        Box::pin(self.clone().connect())
+    }
+}
+
+/// A connection to an engine; dropping it frees its place.
+struct EngineStream {
+    socket: Socket,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum Socket {
+    Tcp(TokioIo<TcpStream>),
+    Unix(TokioIo<UnixStream>),
+}
+
+impl Connection for EngineStream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+/// Hands a poll to whichever socket it is.
+macro_rules! on_socket {
+    ($self:expr, $method:ident $(, $argument:expr)*) => {
+        match &mut $self.get_mut().socket {
+            Socket::Tcp(socket) => Pin::new(socket).$method($($argument),*),
+            Socket::Unix(socket) => Pin::new(socket).$method($($argument),*),
+        }
+    };
+}
+
+impl hyper::rt::Read for EngineStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        on_socket!(self, poll_read, cx, buffer)
+    }
+}
+
+impl hyper::rt::Write for EngineStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        on_socket!(self, poll_write, cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_socket!(self, poll_flush, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_socket!(self, poll_shutdown, cx)
+    }
+}

@@ -1,0 +1,25 @@
+//! The daemon over real Docker engines, driven by the real docker command.
+//!
+//! `tests/run --only e2e` runs these tests. Plain `cargo nextest run` leaves them out (see
+//! `.config/nextest.toml`), so they never count as passed on a machine that cannot run engines.
+//!
+//! ```text
+//! docker command -> Manager (target/release/skep) -> Fleet (config/engines): node-0, node-1, node-2
+//! ```
+//!
+//! A test asks for a [`bed::Bed`] and gets a fleet that nobody else uses and that is empty, with a
+//! daemon of its own. Tests need no cleaning up: the next one empties the fleet before it starts.
+
+mod bed;
+mod docker;
+mod fleet;
+mod manager;
+
+mod directives;
+mod events;
+mod failures;
+mod lifecycle;
+mod lists;
+mod placement;
+mod races;
+mod streams;

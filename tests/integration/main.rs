@@ -1,0 +1,3 @@
+//! The daemon's parts, in this process, against a simulated fleet.
+
+mod cluster;
