@@ -48,7 +48,7 @@ use std::{
 
 pub use self::{
     cache::Origin,
-    limits::Limits,
+    limits::{DEFAULT_TOTAL_MEMORY_BYTES, Limits},
     loader::{Loaded, Loader, Plugins},
 };
 

@@ -107,7 +107,7 @@ impl Template {
     }
 
     fn store(&self, first_limit: Duration) -> Store<Host> {
-        let quota = Quota::new(self.limits.memory_bytes, self.pool.clone());
+        let quota = Quota::new(self.limits, self.pool.clone());
         let host = Host::new(self.name.clone(), quota, self.files.clone());
         let mut store = Store::new(&self.runtime.wasm, host);
         store.limiter(|host| &mut host.quota);

@@ -130,11 +130,14 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::plugin::quota::{Pool, Quota};
+    use crate::plugin::{
+        Kind, Limits,
+        quota::{Pool, Quota},
+    };
 
     /// The host of a guest that may read these files.
     fn host(allowed: &[PathBuf]) -> Host {
-        let quota = Quota::new(0, Pool::default());
+        let quota = Quota::new(Limits::for_kind(Kind::Discovery), Pool::new(0));
         Host::new("reader".into(), quota, Files::new(allowed))
     }
 

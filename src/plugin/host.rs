@@ -65,14 +65,14 @@ impl Host {
     pub(super) fn new(plugin: Arc<str>, quota: Quota, files: Files) -> Self {
         Self {
             plugin,
-            quota,
             inventory: None,
             files,
             ticks: 0,
             random: rand::make_rng(),
-            lines: LineGate::new(),
+            lines: LineGate::new(quota.limits().log_lines_per_second),
             last_error: None,
             wasi: None,
+            quota,
         }
     }
 

@@ -146,7 +146,7 @@ impl<G: Exports> Template<G> {
         &self,
         now: Instant,
     ) -> Result<(Instance<G>, plugin::Description), StartError> {
-        let quota = Quota::new(self.limits.memory_bytes, self.pool.clone());
+        let quota = Quota::new(self.limits, self.pool.clone());
         let host = Host::new(self.name.clone(), quota, Files::default());
         let mut store = Store::new(&self.runtime.wasm, host);
         store.limiter(|host| &mut host.quota);

@@ -6,16 +6,8 @@ use super::Kind;
 
 /// The most changes of the node table handed over in one call.
 pub(super) const MAX_DELTAS: usize = 1024;
-/// Table elements of one instance.
-pub(super) const TABLE_ELEMENTS: usize = 100_000;
-/// Core instances of one plugin; those made from Python need more than 16.
-pub(super) const INSTANCES: usize = 200;
-/// Tables of one plugin.
-pub(super) const TABLES: usize = 64;
-/// Linear memories of one plugin.
-pub(super) const MEMORIES: usize = 8;
-/// Linear memory of all plugins together.
-pub(super) const TOTAL_MEMORY_BYTES: usize = 1 << 30;
+/// Linear memory of all plugins together, unless the configuration says otherwise.
+pub const DEFAULT_TOTAL_MEMORY_BYTES: usize = 1 << 30;
 
 /// The limits of one plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +25,16 @@ pub struct Limits {
     pub grace: Duration,
     /// Bytes one call may hand to the daemon. Default: 8 MiB, 16 MiB for discovery and volumes.
     pub output_bytes: usize,
+    /// Linear memories. Default: 8.
+    pub memories: usize,
+    /// Tables. Default: 64.
+    pub tables: usize,
+    /// Elements of one table. Default: 100,000.
+    pub table_elements: usize,
+    /// Core instances; components made from Python need more than 16. Default: 200.
+    pub instances: usize,
+    /// Log lines each second in the long run, five times as many at once. Default: 100.
+    pub log_lines_per_second: u32,
 }
 
 impl Limits {
@@ -45,6 +47,11 @@ impl Limits {
             apply: Duration::from_secs(1),
             grace: Duration::from_secs(10),
             output_bytes: 8 << 20,
+            memories: 8,
+            tables: 64,
+            table_elements: 100_000,
+            instances: 200,
+            log_lines_per_second: 100,
         };
         match kind {
             Kind::Filter | Kind::Strategy => scheduling,

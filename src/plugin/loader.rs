@@ -75,14 +75,19 @@ enum Plugin {
 impl Loader {
     /// Sets up the WebAssembly runtime, and the cache of compiled code below `cache_dir`.
     ///
+    /// All plugins together get at most `total_memory_bytes` of linear memory.
+    ///
     /// A cache that cannot be used is reported in the log and done without.
     ///
     /// # Errors
     ///
     /// [`LoadFailure::Runtime`] if this machine cannot run guests.
-    pub fn try_new(cache_dir: Option<&Path>) -> Result<Self, LoadFailure> {
-        let runtime =
-            Runtime::try_new().map_err(|error| LoadFailure::Runtime(format!("{error:#}")))?;
+    pub fn try_new(
+        cache_dir: Option<&Path>,
+        total_memory_bytes: usize,
+    ) -> Result<Self, LoadFailure> {
+        let runtime = Runtime::try_new(total_memory_bytes)
+            .map_err(|error| LoadFailure::Runtime(format!("{error:#}")))?;
         let cache = cache_dir.and_then(|directory| match Cache::try_open(directory) {
             Ok(cache) => Some(cache),
             Err(error) => {

@@ -7,18 +7,28 @@ use std::sync::{
 
 use wasmtime::ResourceLimiter;
 
-use super::limits::{INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES, TOTAL_MEMORY_BYTES};
+use super::limits::Limits;
 
 /// Linear memory of all plugins together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Pool {
     used: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+impl Pool {
+    pub(super) fn new(limit_bytes: usize) -> Self {
+        Self {
+            used: Arc::default(),
+            limit: limit_bytes,
+        }
+    }
 }
 
 /// What one instance may take. Its memory goes back to the pool when it is dropped.
 #[derive(Debug)]
 pub(super) struct Quota {
-    limit: usize,
+    limits: Limits,
     used: usize,
     pool: Pool,
 }
@@ -29,12 +39,17 @@ pub(super) struct Quota {
 pub(super) struct Exceeded(String);
 
 impl Quota {
-    pub(super) fn new(memory_bytes: usize, pool: Pool) -> Self {
+    pub(super) fn new(limits: Limits, pool: Pool) -> Self {
         Self {
-            limit: memory_bytes,
+            limits,
             used: 0,
             pool,
         }
+    }
+
+    /// What the instance may take.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Bytes of linear memory in use. Linear memory never shrinks.
@@ -43,18 +58,18 @@ impl Quota {
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), Exceeded> {
-        if self.used + bytes > self.limit {
+        if self.used.saturating_add(bytes) > self.limits.memory_bytes {
             return Err(Exceeded(format!(
                 "wants more memory than its limit of {} MiB",
-                self.limit >> 20
+                self.limits.memory_bytes >> 20
             )));
         }
         let before = self.pool.used.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > TOTAL_MEMORY_BYTES {
+        if before.saturating_add(bytes) > self.pool.limit {
             self.pool.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Exceeded(format!(
                 "wants more memory than the {} MiB all plugins share",
-                TOTAL_MEMORY_BYTES >> 20
+                self.pool.limit >> 20
             )));
         }
         self.used += bytes;
@@ -86,45 +101,52 @@ impl ResourceLimiter for Quota {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired > TABLE_ELEMENTS {
-            return Err(
-                Exceeded(format!("wants more than {TABLE_ELEMENTS} table elements")).into(),
-            );
+        let most = self.limits.table_elements;
+        if desired > most {
+            return Err(Exceeded(format!("wants more than {most} table elements")).into());
         }
         Ok(true)
     }
 
     fn instances(&self) -> usize {
-        INSTANCES
+        self.limits.instances
     }
 
     fn tables(&self) -> usize {
-        TABLES
+        self.limits.tables
     }
 
     fn memories(&self) -> usize {
-        MEMORIES
+        self.limits.memories
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::Kind;
+
+    const TOTAL: usize = 1 << 30;
+
+    fn limits(memory_bytes: usize) -> Limits {
+        Limits {
+            memory_bytes,
+            ..Limits::for_kind(Kind::Filter)
+        }
+    }
 
     #[test]
     fn memory_is_limited_for_one_and_for_all() {
-        let pool = Pool::default();
-        let mut one = Quota::new(TOTAL_MEMORY_BYTES, pool.clone());
-        one.memory_growing(0, TOTAL_MEMORY_BYTES / 2, None).unwrap();
-        let mut other = Quota::new(usize::MAX, pool.clone());
+        let pool = Pool::new(TOTAL);
+        let mut one = Quota::new(limits(TOTAL), pool.clone());
+        one.memory_growing(0, TOTAL / 2, None).unwrap();
+        let mut other = Quota::new(limits(usize::MAX), pool.clone());
         other
-            .memory_growing(0, TOTAL_MEMORY_BYTES / 2 + 1, None)
+            .memory_growing(0, TOTAL / 2 + 1, None)
             .expect_err("all plugins together have too much");
-        one.memory_growing(TOTAL_MEMORY_BYTES / 2, TOTAL_MEMORY_BYTES + 1, None)
+        one.memory_growing(TOTAL / 2, TOTAL + 1, None)
             .expect_err("one plugin has too much");
         drop(one);
-        other
-            .memory_growing(0, TOTAL_MEMORY_BYTES / 2 + 1, None)
-            .unwrap();
+        other.memory_growing(0, TOTAL / 2 + 1, None).unwrap();
     }
 }

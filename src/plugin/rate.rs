@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
-/// Lines each second in the long run.
-const PER_SECOND: f64 = 100.0;
-/// Lines at once.
-const BURST: f64 = 500.0;
+/// Seconds' worth of lines that may come at once.
+const BURST_SECONDS: f64 = 5.0;
 
 /// A token bucket that counts what it held back.
 #[derive(Debug)]
 pub(super) struct LineGate {
+    per_second: f64,
     tokens: f64,
     filled: Option<Instant>,
     suppressed: u64,
@@ -25,9 +24,11 @@ pub(super) enum Verdict {
 }
 
 impl LineGate {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
         Self {
-            tokens: BURST,
+            per_second,
+            tokens: per_second * BURST_SECONDS,
             filled: None,
             suppressed: 0,
         }
@@ -35,8 +36,8 @@ impl LineGate {
 
     pub(super) fn admit(&mut self, now: Instant) -> Verdict {
         if let Some(filled) = self.filled {
-            let gained = now.saturating_duration_since(filled).as_secs_f64() * PER_SECOND;
-            self.tokens = (self.tokens + gained).min(BURST);
+            let gained = now.saturating_duration_since(filled).as_secs_f64() * self.per_second;
+            self.tokens = (self.tokens + gained).min(self.per_second * BURST_SECONDS);
         }
         self.filled = Some(now);
         if self.tokens < 1.0 {
@@ -58,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_cut_and_counted() {
-        let mut gate = LineGate::new();
+        let mut gate = LineGate::new(100);
         let start = Instant::now();
         let kept = (0..1000)
             .filter(|_| gate.admit(start) != Verdict::Drop)

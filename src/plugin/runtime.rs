@@ -32,11 +32,11 @@ pub(super) struct Ticking {
 }
 
 impl Runtime {
-    pub(super) fn try_new() -> wasmtime::Result<Self> {
+    pub(super) fn try_new(total_memory_bytes: usize) -> wasmtime::Result<Self> {
         Ok(Self {
             scheduling: Ticking::try_new("plugin-clock", Duration::from_millis(5))?,
             discovery: Ticking::try_new("plugin-clock-io", Duration::from_millis(10))?,
-            pool: Pool::default(),
+            pool: Pool::new(total_memory_bytes),
         })
     }
 }

@@ -16,12 +16,13 @@ use crate::{
     model::{
         directive::{Directives, Kind as Directive},
         pattern::Pattern,
+        port::PortBinding,
         resource::Amount,
     },
     scheduler::{
         Call, Inventory, Scheduler,
         node_set::NodeSet,
-        request::{PortBinding, Reference, Request},
+        request::{Reference, Request},
         table::{Node, NodeStatus, NodeTable, Usage},
     },
 };
@@ -58,7 +59,7 @@ impl Watch {
 /// A loader with a cache that all tests share: compiling takes longer than most of them.
 fn loader() -> Loader {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-plugins");
-    Loader::try_new(Some(&cache)).unwrap()
+    Loader::try_new(Some(&cache), DEFAULT_TOTAL_MEMORY_BYTES).unwrap()
 }
 
 /// Containers and images by the slot they are on.
@@ -451,7 +452,7 @@ fn compiled_code_is_kept_and_repaired() {
     let cache = tempfile::tempdir().unwrap();
     let specs = [builtin(Kind::Filter, "health")];
     let origin = || {
-        let loader = Loader::try_new(Some(cache.path())).unwrap();
+        let loader = Loader::try_new(Some(cache.path()), DEFAULT_TOTAL_MEMORY_BYTES).unwrap();
         loader.load(&specs).unwrap().report[0].origin
     };
     assert_eq!(origin(), Origin::Compiled);

@@ -13,7 +13,7 @@
 
 mod native;
 
-use std::{hint::black_box, sync::Arc, time::Instant};
+use std::{hint::black_box, path::Path, sync::Arc, time::Instant};
 
 use criterion::{BenchmarkId, Criterion};
 use skep::{
@@ -22,7 +22,7 @@ use skep::{
         pattern::Pattern,
         resource::Amount,
     },
-    plugin::{self, Loader, Source, Spec},
+    plugin::{self, DEFAULT_TOTAL_MEMORY_BYTES, Loader, Source, Spec},
     scheduler::{
         Call, Filter, Inventory, Scheduler, Strategy,
         node_set::NodeSet,
@@ -115,7 +115,7 @@ fn print_start() {
     let cache = tempfile::tempdir().expect("a temporary directory");
     for what in ["first", "second"] {
         let started = Instant::now();
-        let loader = Loader::try_new(Some(cache.path())).expect("this machine runs WebAssembly");
+        let loader = loader(Some(cache.path()));
         let loaded = loader.load(&specs()).expect("the built-in plugins load");
         let took = started.elapsed();
         println!(
@@ -149,9 +149,12 @@ fn specs() -> Vec<Spec> {
     specs
 }
 
+fn loader(cache: Option<&Path>) -> Loader {
+    Loader::try_new(cache, DEFAULT_TOTAL_MEMORY_BYTES).expect("this machine runs WebAssembly")
+}
+
 fn plugins() -> Scheduler {
-    let mut plugins = Loader::try_new(None)
-        .expect("this machine runs WebAssembly")
+    let mut plugins = loader(None)
         .load(&specs())
         .expect("the built-in plugins load");
     let strategy = plugins.strategies.remove(0);

@@ -5,11 +5,12 @@ use skep::{
         directive::Kind,
         expression::{Expression, Operator},
         pattern::Pattern,
+        port::PortBinding,
     },
     scheduler::{
         Applies, Call, Filter, PolicyError, Ranked, Strategy,
         node_set::NodeSet,
-        request::{PortBinding, Reference, Request},
+        request::{Reference, Request},
         table::{Node, NodeStatus},
     },
 };
