@@ -78,6 +78,7 @@ pub mod config;
 pub mod discovery;
 pub mod engine;
 pub mod model;
+pub mod plugin;
 pub mod scheduler;
 pub mod signal;
 pub mod telemetry;
