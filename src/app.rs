@@ -84,7 +84,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     api::serve(listeners, cluster, options, shutdown.token()).await;
     stop_cluster.cancel();
     tasks.close();
-    if tokio::time::timeout(config.grace_period, tasks.wait()).await.is_err() {
+    if tokio::time::timeout(config.grace_period, tasks.wait())
+        .await
+        .is_err()
+    {
         warn!("some tasks did not end in time");
     }
     info!("manager stopped");
@@ -127,9 +130,9 @@ fn specs(config: &Config) -> anyhow::Result<Vec<Spec>> {
         specs.push(spec(config, named(name)?)?);
     }
     specs.push(spec(config, named(&config.scheduler.strategy)?)?);
-    let discovery = config
-        .discovery_plugin()
-        .ok_or_else(|| anyhow!("discovery required to manage a cluster: give a URL, or set discovery.url"))?;
+    let discovery = config.discovery_plugin().ok_or_else(|| {
+        anyhow!("discovery required to manage a cluster: give a URL, or set discovery.url")
+    })?;
     specs.push(spec(config, &discovery)?);
     Ok(specs)
 }
