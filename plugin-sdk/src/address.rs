@@ -24,7 +24,11 @@ pub fn expand(pattern: &str) -> Result<Vec<String>> {
         }
         expanded = expanded
             .iter()
-            .flat_map(|start| numbers.iter().map(move |number| format!("{start}{before}{number}")))
+            .flat_map(|start| {
+                numbers
+                    .iter()
+                    .map(move |number| format!("{start}{before}{number}"))
+            })
             .collect();
         rest = after;
     }
@@ -43,7 +47,9 @@ pub fn validate(address: &str) -> Result<()> {
     if is_valid(address) {
         return Ok(());
     }
-    Err(Error::InvalidConfig(format!("address `{address}` is not of the form host:port")))
+    Err(Error::InvalidConfig(format!(
+        "address `{address}` is not of the form host:port"
+    )))
 }
 
 /// Expands a pattern and checks each address.
@@ -67,7 +73,8 @@ struct Range<'a> {
 impl Range<'_> {
     fn numbers(&self, pattern: &str) -> Result<Vec<String>> {
         let Self { from, to } = self;
-        let refuse = |why| Error::InvalidConfig(format!("range `[{from}:{to}]` of `{pattern}` {why}"));
+        let refuse =
+            |why| Error::InvalidConfig(format!("range `[{from}:{to}]` of `{pattern}` {why}"));
         let (Ok(first), Ok(last)) = (from.parse::<u64>(), to.parse::<u64>()) else {
             return Err(refuse("has a number that is too large"));
         };
@@ -78,7 +85,9 @@ impl Range<'_> {
             return Err(refuse("is too long"));
         }
         let width = if from.starts_with('0') { from.len() } else { 0 };
-        Ok((first..=last).map(|number| format!("{number:0width$}")).collect())
+        Ok((first..=last)
+            .map(|number| format!("{number:0width$}"))
+            .collect())
     }
 }
 
@@ -105,11 +114,16 @@ fn is_valid(address: &str) -> bool {
     if !digits || !port.parse::<u16>().is_ok_and(|port| port > 0) {
         return false;
     }
-    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    match host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
         Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
             !host.is_empty()
-                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         }
     }
 }
@@ -125,8 +139,14 @@ mod tests {
 
     #[test]
     fn a_range_stands_for_each_number() {
-        check("10.0.0.[9:11]:2375", &["10.0.0.9:2375", "10.0.0.10:2375", "10.0.0.11:2375"]);
-        check("192.168.1.2:[2:4]375", &["192.168.1.2:2375", "192.168.1.2:3375", "192.168.1.2:4375"]);
+        check(
+            "10.0.0.[9:11]:2375",
+            &["10.0.0.9:2375", "10.0.0.10:2375", "10.0.0.11:2375"],
+        );
+        check(
+            "192.168.1.2:[2:4]375",
+            &["192.168.1.2:2375", "192.168.1.2:3375", "192.168.1.2:4375"],
+        );
         check("a[7:7]", &["a7"]);
     }
 
@@ -179,10 +199,32 @@ mod tests {
             assert_eq!(validate(good), Ok(()), "{good}");
         }
         for bad in [
-            "", "1.1.1.1", "hostname", "1.1.1.1:", "hostname:", "1.1.1.1:111111", "http://1.1.1.1",
-            "http://1.1.1.1:1", "http://hostname", "http://hostname:1", ":1.1.1.1", ":hostname",
-            ":1.1.1.1:1", ":hostname:1", ":-1", ":0", ":65536", ": 4000", "a: 4000", ":m2", "a:0",
-            "a:+1", "2001:db8:0:f101::3:2375", "[2001:db8:0:f101::3]:3:2375", "[x]:1", "unix://a",
+            "",
+            "1.1.1.1",
+            "hostname",
+            "1.1.1.1:",
+            "hostname:",
+            "1.1.1.1:111111",
+            "http://1.1.1.1",
+            "http://1.1.1.1:1",
+            "http://hostname",
+            "http://hostname:1",
+            ":1.1.1.1",
+            ":hostname",
+            ":1.1.1.1:1",
+            ":hostname:1",
+            ":-1",
+            ":0",
+            ":65536",
+            ": 4000",
+            "a: 4000",
+            ":m2",
+            "a:0",
+            "a:+1",
+            "2001:db8:0:f101::3:2375",
+            "[2001:db8:0:f101::3]:3:2375",
+            "[x]:1",
+            "unix://a",
         ] {
             assert!(validate(bad).is_err(), "{bad}");
         }

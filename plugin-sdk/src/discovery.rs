@@ -70,21 +70,40 @@ pub trait Discovery: Sized + 'static {
 pub fn whole_list(addresses: impl IntoIterator<Item = String>, cursor: Vec<u8>) -> Batch {
     let changes = addresses
         .into_iter()
-        .map(|address| Change::Put(Entry { address, meta: Vec::new() }))
+        .map(|address| {
+            Change::Put(Entry {
+                address,
+                meta: Vec::new(),
+            })
+        })
         .collect();
-    Batch { full: true, changes, cursor, retry_after_ms: None }
+    Batch {
+        full: true,
+        changes,
+        cursor,
+        retry_after_ms: None,
+    }
 }
 
 /// Returns a batch that says nothing changed; the daemon waits `retry_after` before it asks again.
 pub fn unchanged(cursor: &[u8], retry_after: Option<Duration>) -> Batch {
     let retry_after_ms =
         retry_after.map(|wait| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX));
-    Batch { full: false, changes: Vec::new(), cursor: cursor.to_vec(), retry_after_ms }
+    Batch {
+        full: false,
+        changes: Vec::new(),
+        cursor: cursor.to_vec(),
+        retry_after_ms,
+    }
 }
 
 fn unsupported() -> Error {
     Error::Unsupported("not implemented in this discovery service".into())
 }
+
+/// Keeps the compiler from calling a plugin unused where nothing is exported.
+#[doc(hidden)]
+pub const fn used<P: Discovery>() {}
 
 /// Makes a type that implements [`Discovery`] the plugin that this crate builds.
 ///
@@ -93,11 +112,13 @@ fn unsupported() -> Error {
 #[macro_export]
 macro_rules! export_discovery {
     ($backend:ty) => {
+        #[cfg(not(target_family = "wasm"))]
+        const _: () = $crate::discovery::used::<$backend>();
         #[cfg(target_family = "wasm")]
         const _: () = {
             use ::core::time::Duration;
-            use $crate::bindings::plugin::exports::skep::plugin::plugin;
             use $crate::bindings::discovery::exports::skep::plugin::discovery as kind;
+            use $crate::bindings::plugin::exports::skep::plugin::plugin;
             use $crate::discovery::{Batch, Description, Discovery, Entry, Expressions, Feeds};
 
             ::std::thread_local! {
@@ -105,7 +126,9 @@ macro_rules! export_discovery {
                     const { ::core::cell::RefCell::new(None) };
             }
 
-            fn backend<T>(call: impl FnOnce(&mut $backend) -> $crate::Result<T>) -> $crate::Result<T> {
+            fn backend<T>(
+                call: impl FnOnce(&mut $backend) -> $crate::Result<T>,
+            ) -> $crate::Result<T> {
                 BACKEND.with_borrow_mut(|backend| match backend {
                     Some(backend) => call(backend),
                     None => Err($crate::Error::Other(
@@ -130,7 +153,8 @@ macro_rules! export_discovery {
 
                 fn configure(settings: String) -> $crate::Result<()> {
                     $crate::log::log_panics();
-                    let configured = <$backend as Discovery>::new($crate::settings::parse(&settings)?)?;
+                    let configured =
+                        <$backend as Discovery>::new($crate::settings::parse(&settings)?)?;
                     BACKEND.set(Some(configured));
                     Ok(())
                 }
@@ -152,8 +176,8 @@ macro_rules! export_discovery {
 
                 fn deregister(lease: Vec<u8>) -> $crate::Result<()> {
                     backend(|backend| backend.deregister(&lease))
-                }
-            }
+        }
+    }
 
             $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
             $crate::bindings::discovery::export!(Exports with_types_in $crate::bindings::discovery);

@@ -74,9 +74,16 @@ pub struct Instance<F> {
 
 impl<F: Filter> Instance<F> {
     /// Returns an instance that still lacks its settings.
-    #[expect(clippy::new_without_default, reason = "an instance is useless until configured")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "an instance is useless until configured"
+    )]
     pub fn new() -> Self {
-        Self { filter: None, nodes: Nodes::new(), request: None }
+        Self {
+            filter: None,
+            nodes: Nodes::new(),
+            request: None,
+        }
     }
 
     /// Makes the filter from its settings as JSON text.
@@ -141,12 +148,18 @@ impl<F: Filter> Instance<F> {
 }
 
 pub(crate) fn configured<P>(plugin: &Option<P>) -> Result<&P> {
-    plugin.as_ref().ok_or_else(|| Error::Other("the plugin was called before `configure`".into()))
+    plugin
+        .as_ref()
+        .ok_or_else(|| Error::Other("the plugin was called before `configure`".into()))
 }
 
 fn unprepared() -> Error {
     Error::Other("the filter was called before `prepare`".into())
 }
+
+/// Keeps the compiler from calling a plugin unused where nothing is exported.
+#[doc(hidden)]
+pub const fn used<P: Filter>() {}
 
 /// Makes a type that implements [`Filter`] the plugin that this crate builds.
 ///
@@ -155,11 +168,13 @@ fn unprepared() -> Error {
 #[macro_export]
 macro_rules! export_filter {
     ($filter:ty) => {
+        #[cfg(not(target_family = "wasm"))]
+        const _: () = $crate::filter::used::<$filter>();
         #[cfg(target_family = "wasm")]
         const _: () = {
-            use $crate::bindings::plugin::exports::skep::plugin::plugin;
-            use $crate::bindings::mirror::exports::skep::plugin::mirror;
             use $crate::bindings::filter::exports::skep::plugin::filter as kind;
+            use $crate::bindings::mirror::exports::skep::plugin::mirror;
+            use $crate::bindings::plugin::exports::skep::plugin::plugin;
             use $crate::filter::{Description, Filter, Instance};
 
             ::std::thread_local! {
@@ -216,9 +231,9 @@ macro_rules! export_filter {
                 }
             }
 
-            $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
-            $crate::bindings::mirror::export!(Exports with_types_in $crate::bindings::mirror);
-            $crate::bindings::filter::export!(Exports with_types_in $crate::bindings::filter);
+    $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
+    $crate::bindings::mirror::export!(Exports with_types_in $crate::bindings::mirror);
+    $crate::bindings::filter::export!(Exports with_types_in $crate::bindings::filter);
         };
     };
 }

@@ -60,8 +60,14 @@ pub fn nodes_with_image(query: &Query) -> Result<NodeSet> {
 /// # Errors
 ///
 /// Whatever the daemon answers; pass it on with `?`.
-pub fn nodes_with_host_ports(host_ip: &str, first: u16, last: u16, protocol: &str) -> Result<NodeSet> {
-    answer::inventory::nodes_with_host_ports(host_ip, first, last, protocol).map(NodeSet::from_words)
+pub fn nodes_with_host_ports(
+    host_ip: &str,
+    first: u16,
+    last: u16,
+    protocol: &str,
+) -> Result<NodeSet> {
+    answer::inventory::nodes_with_host_ports(host_ip, first, last, protocol)
+        .map(NodeSet::from_words)
 }
 
 /// Returns the nodes where a container on the host's network exposes this port (`80/tcp`).

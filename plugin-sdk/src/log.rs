@@ -17,7 +17,10 @@ pub fn log(level: Level, message: &str, fields: &[(&str, &str)]) {
     if enabled(level) {
         let fields: Vec<_> = fields
             .iter()
-            .map(|(key, value)| Attr { key: (*key).to_owned(), value: (*value).to_owned() })
+            .map(|(key, value)| Attr {
+                key: (*key).to_owned(),
+                value: (*value).to_owned(),
+            })
             .collect();
         host::log(level, message, &fields);
     }

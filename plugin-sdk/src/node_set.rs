@@ -48,7 +48,9 @@ impl NodeSet {
 
     /// Tells whether `slot` is in the set.
     pub fn contains(&self, slot: u32) -> bool {
-        self.words.get(slot as usize / 64).is_some_and(|word| word & (1 << (slot % 64)) != 0)
+        self.words
+            .get(slot as usize / 64)
+            .is_some_and(|word| word & (1 << (slot % 64)) != 0)
     }
 
     /// Tells whether no slot is in the set.
@@ -58,7 +60,10 @@ impl NodeSet {
 
     /// Returns how many slots are in the set.
     pub fn len(&self) -> usize {
-        self.words.iter().map(|word| word.count_ones() as usize).sum()
+        self.words
+            .iter()
+            .map(|word| word.count_ones() as usize)
+            .sum()
     }
 
     /// Iterates over the slots, lowest first.
@@ -157,7 +162,10 @@ mod tests {
 
     #[test]
     fn lists_slots_across_words_in_order() {
-        assert_eq!(set(&[200, 3, 64, 63]).iter().collect::<Vec<_>>(), [3, 63, 64, 200]);
+        assert_eq!(
+            set(&[200, 3, 64, 63]).iter().collect::<Vec<_>>(),
+            [3, 63, 64, 200]
+        );
         assert_eq!(set(&[200, 3, 64, 63]).len(), 4);
     }
 

@@ -43,8 +43,14 @@ pub struct Figures {
 
 impl Figures {
     const NONE: Self = Self {
-        total: Amount { cpu_nano: 0, memory_bytes: 0 },
-        reserved: Amount { cpu_nano: 0, memory_bytes: 0 },
+        total: Amount {
+            cpu_nano: 0,
+            memory_bytes: 0,
+        },
+        reserved: Amount {
+            cpu_nano: 0,
+            memory_bytes: 0,
+        },
         containers: 0,
         health: 0,
         name_rank: 0,
@@ -108,7 +114,11 @@ impl Nodes {
     ///
     /// [`Error::Stale`] with the version it is at.
     pub fn check(&self, generation: u64) -> Result<()> {
-        if self.generation == generation { Ok(()) } else { Err(Error::Stale(self.generation)) }
+        if self.generation == generation {
+            Ok(())
+        } else {
+            Err(Error::Stale(self.generation))
+        }
     }
 
     /// Returns the node at `slot`, its labels sorted by key.
@@ -131,7 +141,10 @@ impl Nodes {
     pub fn label(&self, slot: u32, key: &str) -> &str {
         self.get(slot)
             .and_then(|node| {
-                let at = node.labels.binary_search_by(|label| label.key.as_str().cmp(key)).ok()?;
+                let at = node
+                    .labels
+                    .binary_search_by(|label| label.key.as_str().cmp(key))
+                    .ok()?;
                 Some(node.labels[at].value.as_str())
             })
             .unwrap_or("")
@@ -147,7 +160,9 @@ impl Nodes {
     /// The pattern is compared once with each distinct value.
     pub fn with_label(&self, key: &str, pattern: &Pattern) -> NodeSet {
         let column = self.labels.get(key);
-        let mut matching = column.map(|column| column.matching(pattern)).unwrap_or_default();
+        let mut matching = column
+            .map(|column| column.matching(pattern))
+            .unwrap_or_default();
         if pattern.matches("") {
             let mut unlabelled = self.names.all().clone();
             if let Some(column) = column {
@@ -183,7 +198,12 @@ impl Nodes {
         if !std::mem::take(&mut self.unsorted) {
             return;
         }
-        let Self { nodes, order, figures, .. } = self;
+        let Self {
+            nodes,
+            order,
+            figures,
+            ..
+        } = self;
         let name = |slot: &u32| nodes[*slot as usize].as_ref().map_or("", |node| &node.name);
         // Nearly sorted already: the sort finds the long run and merges what is new.
         order.sort_by(|a, b| natural::compare(name(a), name(b)).then(a.cmp(b)));
@@ -284,7 +304,11 @@ mod tests {
 
     #[track_caller]
     fn check(nodes: &Nodes, key: &str, value: &str, expected: &[u32]) {
-        assert_eq!(slots(&nodes.with_label(key, &Pattern::parse(value))), expected, "{key}=={value}");
+        assert_eq!(
+            slots(&nodes.with_label(key, &Pattern::parse(value))),
+            expected,
+            "{key}=={value}"
+        );
     }
 
     fn fleet() -> Nodes {
@@ -331,7 +355,11 @@ mod tests {
         assert_eq!(slots(&nodes.with_name(&Pattern::parse("n*"))), [0, 2, 3]);
         assert_eq!(slots(nodes.usable()), [0, 2, 3]);
         nodes.apply(3, [Change::Delete(2)]);
-        assert!(nodes.label_values("region").all(|(value, _)| value == "us-west"));
+        assert!(
+            nodes
+                .label_values("region")
+                .all(|(value, _)| value == "us-west")
+        );
     }
 
     #[test]
@@ -345,8 +373,18 @@ mod tests {
     #[test]
     fn usage_survives_a_change_of_the_node() {
         let mut nodes = fleet();
-        let reserved = Amount { cpu_nano: 5, memory_bytes: 6 };
-        nodes.apply(2, [Change::Usage(Usage { slot: 2, reserved, containers: 7 })]);
+        let reserved = Amount {
+            cpu_nano: 5,
+            memory_bytes: 6,
+        };
+        nodes.apply(
+            2,
+            [Change::Usage(Usage {
+                slot: 2,
+                reserved,
+                containers: 7,
+            })],
+        );
         nodes.apply(3, [Change::Put(node(2, "n2").build())]);
         assert_eq!(nodes.figures(2).containers, 7);
         assert_eq!(nodes.figures(2).reserved, reserved);
@@ -356,12 +394,23 @@ mod tests {
 
     #[test]
     fn names_are_ranked_in_natural_order() {
-        let mut nodes = nodes(["m10", "m9", "m1", "m11"].iter().zip(0..).map(|(n, s)| node(s, n)));
+        let mut nodes = nodes(
+            ["m10", "m9", "m1", "m11"]
+                .iter()
+                .zip(0..)
+                .map(|(n, s)| node(s, n)),
+        );
         nodes.rank_names();
-        assert_eq!([0, 1, 2, 3].map(|slot| nodes.figures(slot).name_rank), [2, 1, 0, 3]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|slot| nodes.figures(slot).name_rank),
+            [2, 1, 0, 3]
+        );
         nodes.apply(2, [Change::Put(node(2, "m99").build()), Change::Delete(0)]);
         nodes.rank_names();
-        assert_eq!([1, 3, 2].map(|slot| nodes.figures(slot).name_rank), [0, 1, 2]);
+        assert_eq!(
+            [1, 3, 2].map(|slot| nodes.figures(slot).name_rank),
+            [0, 1, 2]
+        );
     }
 
     #[test]

@@ -34,7 +34,10 @@ impl Pattern {
             Kind::Regex(inside) => Regex::new(inside).map_or_else(
                 |error| {
                     let fields = [("pattern", value), ("error", &error.to_string())];
-                    log::warn("regular expression does not compile, it matches nothing", &fields);
+                    log::warn(
+                        "regular expression does not compile, it matches nothing",
+                        &fields,
+                    );
                     Self::Nothing
                 },
                 Self::Regex,
@@ -71,7 +74,10 @@ enum Kind<'a> {
 
 fn kind(value: &str) -> Kind<'_> {
     // Stripping twice makes a lone `/` an ordinary text.
-    match value.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
+    match value
+        .strip_prefix('/')
+        .and_then(|rest| rest.strip_suffix('/'))
+    {
         Some(inside) => Kind::Regex(inside),
         None if value.contains('*') => Kind::Glob,
         None => Kind::Exact,
@@ -107,7 +113,10 @@ mod tests {
             assert!(pattern.matches(text), "`{value}` should match `{text}`");
         }
         for text in no {
-            assert!(!pattern.matches(text), "`{value}` should not match `{text}`");
+            assert!(
+                !pattern.matches(text),
+                "`{value}` should not match `{text}`"
+            );
         }
     }
 
@@ -148,6 +157,10 @@ mod tests {
     fn a_broken_regular_expression_matches_nothing_and_is_logged() {
         let host = Host::install();
         check("/(/", &[], &["", "(", "/(/"]);
-        assert!(host.log()[0].contains("does not compile"), "{:?}", host.log());
+        assert!(
+            host.log()[0].contains("does not compile"),
+            "{:?}",
+            host.log()
+        );
     }
 }

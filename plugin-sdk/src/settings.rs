@@ -54,7 +54,13 @@ mod tests {
     #[test]
     fn reads_the_authors_type() {
         let settings: Settings = parse(r#"{"rack-label":"rack"}"#).unwrap();
-        assert_eq!(settings, Settings { rack_label: "rack".into(), limit: 0 });
+        assert_eq!(
+            settings,
+            Settings {
+                rack_label: "rack".into(),
+                limit: 0
+            }
+        );
     }
 
     #[test]
@@ -67,7 +73,10 @@ mod tests {
     fn a_refusal_names_the_key() {
         assert!(refusal(r#"{"rack-label":"r","lable":1}"#).contains("`lable`"));
         let wrong_type = refusal(r#"{"rack-label":"r","limit":"many"}"#);
-        assert!(wrong_type.starts_with("`limit`: invalid type"), "{wrong_type}");
+        assert!(
+            wrong_type.starts_with("`limit`: invalid type"),
+            "{wrong_type}"
+        );
         assert!(!wrong_type.contains("line"), "{wrong_type}");
     }
 }

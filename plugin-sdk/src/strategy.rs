@@ -1,11 +1,15 @@
 //! Plugins that order the nodes that are left.
 
+mod load;
+
 use std::cmp::Ordering;
 
 use serde::de::DeserializeOwned;
 
 pub use crate::bindings::plugin::exports::skep::plugin::plugin::{Description, Expressions, Feeds};
 pub use crate::bindings::strategy::exports::skep::plugin::strategy::Ranked;
+
+pub use load::{Load, has_room, loads};
 
 use crate::filter::configured;
 use crate::nodes::Change;
@@ -49,7 +53,11 @@ pub trait Strategy: Sized + 'static {
 
 /// Returns the `limit` first items in the given order, sorted. Looks at the others once each, so a
 /// small limit over many nodes is cheap.
-pub fn best<T>(mut items: Vec<T>, limit: usize, mut order: impl FnMut(&T, &T) -> Ordering) -> Vec<T> {
+pub fn best<T>(
+    mut items: Vec<T>,
+    limit: usize,
+    mut order: impl FnMut(&T, &T) -> Ordering,
+) -> Vec<T> {
     if limit == 0 {
         return Vec::new();
     }
@@ -73,9 +81,15 @@ pub struct Instance<S> {
 
 impl<S: Strategy> Instance<S> {
     /// Returns an instance that still lacks its settings.
-    #[expect(clippy::new_without_default, reason = "an instance is useless until configured")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "an instance is useless until configured"
+    )]
     pub fn new() -> Self {
-        Self { strategy: None, nodes: Nodes::new() }
+        Self {
+            strategy: None,
+            nodes: Nodes::new(),
+        }
     }
 
     /// Makes the strategy from its settings as JSON text.
@@ -116,12 +130,20 @@ impl<S: Strategy> Instance<S> {
         if !S::FEEDS.is_empty() {
             self.nodes.check(generation)?;
         }
-        let mut ranked =
-            strategy.rank(request, &self.nodes, &NodeSet::from_words(candidates), limit as usize)?;
+        let mut ranked = strategy.rank(
+            request,
+            &self.nodes,
+            &NodeSet::from_words(candidates),
+            limit as usize,
+        )?;
         ranked.truncate(limit as usize);
         Ok(ranked)
     }
 }
+
+/// Keeps the compiler from calling a plugin unused where nothing is exported.
+#[doc(hidden)]
+pub const fn used<P: Strategy>() {}
 
 /// Makes a type that implements [`Strategy`] the plugin that this crate builds.
 ///
@@ -130,10 +152,12 @@ impl<S: Strategy> Instance<S> {
 #[macro_export]
 macro_rules! export_strategy {
     ($strategy:ty) => {
+        #[cfg(not(target_family = "wasm"))]
+        const _: () = $crate::strategy::used::<$strategy>();
         #[cfg(target_family = "wasm")]
         const _: () = {
-            use $crate::bindings::plugin::exports::skep::plugin::plugin;
             use $crate::bindings::mirror::exports::skep::plugin::mirror;
+            use $crate::bindings::plugin::exports::skep::plugin::plugin;
             use $crate::bindings::strategy::exports::skep::plugin::strategy as kind;
             use $crate::strategy::{Description, Expressions, Instance, Ranked, Strategy};
 
@@ -190,9 +214,9 @@ macro_rules! export_strategy {
                 }
             }
 
-            $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
-            $crate::bindings::mirror::export!(Exports with_types_in $crate::bindings::mirror);
-            $crate::bindings::strategy::export!(Exports with_types_in $crate::bindings::strategy);
+    $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
+    $crate::bindings::mirror::export!(Exports with_types_in $crate::bindings::mirror);
+    $crate::bindings::strategy::export!(Exports with_types_in $crate::bindings::strategy);
         };
     };
 }

@@ -49,8 +49,13 @@ pub struct Host {
 impl Host {
     /// Starts answering on this thread, with nothing on any node.
     pub fn install() -> Self {
-        STATE.set(Some(State { random: 0x9e37_79b9_7f4a_7c15, ..State::default() }));
-        Self { thread: PhantomData }
+        STATE.set(Some(State {
+            random: 0x9e37_79b9_7f4a_7c15,
+            ..State::default()
+        }));
+        Self {
+            thread: PhantomData,
+        }
     }
 
     /// Puts a container on a node.
@@ -104,14 +109,21 @@ impl Host {
 
     fn set_file(&self, path: &str, content: Result<Vec<u8>>) {
         self.with(|state| {
-            let revision = state.files.get(path).map_or(1, |(_, revision)| revision + 1);
+            let revision = state
+                .files
+                .get(path)
+                .map_or(1, |(_, revision)| revision + 1);
             state.files.insert(path.to_owned(), (content, revision));
         });
     }
 
     fn with<T>(&self, call: impl FnOnce(&mut State) -> T) -> T {
         STATE.with_borrow_mut(|state| {
-            call(state.as_mut().expect("another `Host` was installed and dropped on this thread"))
+            call(
+                state
+                    .as_mut()
+                    .expect("another `Host` was installed and dropped on this thread"),
+            )
         })
     }
 }

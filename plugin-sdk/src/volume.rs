@@ -49,6 +49,10 @@ pub trait Volume: Sized + 'static {
     fn capabilities(&self) -> Capability;
 }
 
+/// Keeps the compiler from calling a plugin unused where nothing is exported.
+#[doc(hidden)]
+pub const fn used<P: Volume>() {}
+
 /// Makes a type that implements [`Volume`] the plugin that this crate builds.
 ///
 /// Expands to the exports of a volume component for WebAssembly, and to nothing elsewhere. The
@@ -56,6 +60,8 @@ pub trait Volume: Sized + 'static {
 #[macro_export]
 macro_rules! export_volume {
     ($driver:ty) => {
+        #[cfg(not(target_family = "wasm"))]
+        const _: () = $crate::volume::used::<$driver>();
         #[cfg(target_family = "wasm")]
         const _: () = {
             use $crate::bindings::plugin::exports::skep::plugin::plugin;
@@ -136,8 +142,8 @@ macro_rules! export_volume {
                 }
             }
 
-            $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
-            $crate::bindings::volume::export!(Exports with_types_in $crate::bindings::volume);
+    $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
+    $crate::bindings::volume::export!(Exports with_types_in $crate::bindings::volume);
         };
     };
 }

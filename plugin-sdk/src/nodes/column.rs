@@ -27,7 +27,8 @@ impl Column {
         self.all.insert(slot);
         match self.values.get_mut(value) {
             None => {
-                self.values.insert(value.to_owned(), Slots::List(vec![slot]));
+                self.values
+                    .insert(value.to_owned(), Slots::List(vec![slot]));
             }
             Some(Slots::Bits(bits)) => bits.insert(slot),
             Some(slots @ Slots::List(_)) => {

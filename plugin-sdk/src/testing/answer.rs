@@ -4,7 +4,11 @@ use super::{STATE, State};
 
 fn with<T>(call: impl FnOnce(&mut State) -> T) -> T {
     STATE.with_borrow_mut(|state| {
-        call(state.as_mut().expect("a question to the daemon in a test without `testing::Host`"))
+        call(
+            state
+                .as_mut()
+                .expect("a question to the daemon in a test without `testing::Host`"),
+        )
     })
 }
 
@@ -22,8 +26,10 @@ pub(crate) mod log {
     }
 
     pub(crate) fn log(_level: Level, message: &str, fields: &[Attr]) {
-        let fields: String =
-            fields.iter().map(|field| format!(" {}={}", field.key, field.value)).collect();
+        let fields: String = fields
+            .iter()
+            .map(|field| format!(" {}={}", field.key, field.value))
+            .collect();
         with_or((), |state| state.log.push(format!("{message}{fields}")));
     }
 }
@@ -74,7 +80,10 @@ pub(crate) mod files {
         with(|state| {
             state.waited.push((path.to_owned(), seen));
             let file = state.files.get(path);
-            Ok(Stamp { exists: file.is_some(), revision: file.map_or(0, |(_, revision)| *revision) })
+            Ok(Stamp {
+                exists: file.is_some(),
+                revision: file.map_or(0, |(_, revision)| *revision),
+            })
         })
     }
 }
@@ -115,7 +124,10 @@ pub(crate) mod inventory {
 
     pub(crate) fn nodes_with_label(key: &str, query: &Query) -> Result<Vec<u64>> {
         containers(|container| {
-            matches(query, &[container.labels.get(key).map_or("", String::as_str)])
+            matches(
+                query,
+                &[container.labels.get(key).map_or("", String::as_str)],
+            )
         })
     }
 
@@ -140,13 +152,16 @@ pub(crate) mod inventory {
         let mut full = NodeSet::new();
         for slot in containers.iter().map(|(slot, _)| *slot) {
             let taken = |port: u16| {
-                containers.iter().filter(|(other, _)| *other == slot).any(|(_, container)| {
-                    container.ports.iter().any(|(ip, taken, taken_protocol)| {
-                        *taken == port
-                            && taken_protocol == protocol
-                            && (ip == host_ip || everywhere(ip) || everywhere(host_ip))
+                containers
+                    .iter()
+                    .filter(|(other, _)| *other == slot)
+                    .any(|(_, container)| {
+                        container.ports.iter().any(|(ip, taken, taken_protocol)| {
+                            *taken == port
+                                && taken_protocol == protocol
+                                && (ip == host_ip || everywhere(ip) || everywhere(host_ip))
+                        })
                     })
-                })
             };
             if (first..=last).all(taken) {
                 full.insert(slot);

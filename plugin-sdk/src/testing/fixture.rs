@@ -21,7 +21,10 @@ pub struct NodeFixture {
 
 /// Returns a healthy node without labels, with 4 cores and 4 GiB, nothing taken.
 pub fn node(slot: u32, name: &str) -> NodeFixture {
-    let nothing = Amount { cpu_nano: 0, memory_bytes: 0 };
+    let nothing = Amount {
+        cpu_nano: 0,
+        memory_bytes: 0,
+    };
     NodeFixture {
         node: Node {
             slot,
@@ -30,18 +33,28 @@ pub fn node(slot: u32, name: &str) -> NodeFixture {
             address: format!("10.0.0.{slot}:2375"),
             status: NodeStatus::Healthy,
             health: 100,
-            total: Amount { cpu_nano: 4_000_000_000, memory_bytes: 4 << 30 },
+            total: Amount {
+                cpu_nano: 4_000_000_000,
+                memory_bytes: 4 << 30,
+            },
             labels: Vec::new(),
             extra: Vec::new(),
         },
-        usage: Usage { slot, reserved: nothing, containers: 0 },
+        usage: Usage {
+            slot,
+            reserved: nothing,
+            containers: 0,
+        },
     }
 }
 
 impl NodeFixture {
     /// Adds a label.
     pub fn label(mut self, key: &str, value: &str) -> Self {
-        self.node.labels.push(Attr { key: key.to_owned(), value: value.to_owned() });
+        self.node.labels.push(Attr {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        });
         self
     }
 
@@ -59,14 +72,24 @@ impl NodeFixture {
 
     /// Sets what may be given away, in cores and bytes.
     pub fn total(mut self, cores: u64, memory_bytes: u64) -> Self {
-        self.node.total = Amount { cpu_nano: cores * 1_000_000_000, memory_bytes };
+        self.node.total = Amount {
+            cpu_nano: cores * 1_000_000_000,
+            memory_bytes,
+        };
         self
     }
 
     /// Sets what is taken, in cores and bytes, by how many containers.
     pub fn used(mut self, cores: u64, memory_bytes: u64, containers: u32) -> Self {
-        let reserved = Amount { cpu_nano: cores * 1_000_000_000, memory_bytes };
-        self.usage = Usage { slot: self.node.slot, reserved, containers };
+        let reserved = Amount {
+            cpu_nano: cores * 1_000_000_000,
+            memory_bytes,
+        };
+        self.usage = Usage {
+            slot: self.node.slot,
+            reserved,
+            containers,
+        };
         self
     }
 
@@ -100,7 +123,10 @@ pub fn request() -> Request {
         id: "c0ffee".into(),
         name: "web".into(),
         image: "busybox".into(),
-        need: Amount { cpu_nano: 0, memory_bytes: 0 },
+        need: Amount {
+            cpu_nano: 0,
+            memory_bytes: 0,
+        },
         network_mode: "default".into(),
         bindings: Vec::new(),
         exposed_ports: Vec::new(),
@@ -163,7 +189,9 @@ pub fn run_filter<F: Filter>(
         return Ok(Outcome::Skipped);
     }
     let passed = instance.filter(1, candidates.into_words())?;
-    Ok(Outcome::Passed(NodeSet::from_words(passed).iter().collect()))
+    Ok(Outcome::Passed(
+        NodeSet::from_words(passed).iter().collect(),
+    ))
 }
 
 /// Runs a strategy as the daemon would, with every node a candidate.
@@ -198,7 +226,11 @@ pub struct Container {
 impl Container {
     /// Returns a container with this name and the ID `NAME-id`.
     pub fn named(name: &str) -> Self {
-        Self { id: format!("{name}-id"), name: name.to_owned(), ..Self::default() }
+        Self {
+            id: format!("{name}-id"),
+            name: name.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Adds a label.
@@ -209,7 +241,8 @@ impl Container {
 
     /// Takes a host port.
     pub fn port(mut self, host_ip: &str, port: u16, protocol: &str) -> Self {
-        self.ports.push((host_ip.to_owned(), port, protocol.to_owned()));
+        self.ports
+            .push((host_ip.to_owned(), port, protocol.to_owned()));
         self
     }
 

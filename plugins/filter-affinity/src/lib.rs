@@ -42,7 +42,9 @@ impl Filter for Affinity {
 
     fn explain(&self, request: &Request) -> Vec<String> {
         let texts = request.affinities.iter();
-        texts.map(|expression| format!("{expression} (soft={})", expression.soft)).collect()
+        texts
+            .map(|expression| format!("{expression} (soft={})", expression.soft))
+            .collect()
     }
 }
 
@@ -59,7 +61,10 @@ fn matching(expression: &Expression) -> Result<NodeSet> {
     match answer {
         // A pattern that makes no sense matches nothing, as everywhere else.
         Err(Error::InvalidRequest(reason)) => {
-            log::warn("affinity matches nothing", &[("value", &expression.value), ("error", &reason)]);
+            log::warn(
+                "affinity matches nothing",
+                &[("value", &expression.value), ("error", &reason)],
+            );
             Ok(NodeSet::new())
         }
         answer => answer,
@@ -79,13 +84,27 @@ mod tests {
         host.run(1, Container::named("container-n1-0").label("tier", "back"));
         host.run(1, Container::named("container-n1-1").label("tier", "back"));
         host.image(0, &["sha256:image-0-id", "image-0:tag1", "image-0:tag2"]);
-        host.image(1, &["sha256:image-1-id", "image-1:tag1", "image-0:tag3", "image-1:tag2"]);
+        host.image(
+            1,
+            &[
+                "sha256:image-1-id",
+                "image-1:tag1",
+                "image-0:tag3",
+                "image-1:tag2",
+            ],
+        );
         host
     }
 
     fn asking(expressions: &[&str]) -> Request {
-        let affinities = expressions.iter().map(|text| Expression::parse(text)).collect();
-        Request { affinities, ..request() }
+        let affinities = expressions
+            .iter()
+            .map(|text| Expression::parse(text))
+            .collect();
+        Request {
+            affinities,
+            ..request()
+        }
     }
 
     #[track_caller]
@@ -93,12 +112,19 @@ mod tests {
         let _host = fleet();
         let nodes = (0..3).map(|slot| node(slot, &format!("n{slot}")));
         let outcome = run_filter::<Affinity>("{}", nodes, asking(expressions));
-        assert_eq!(outcome, Ok(Outcome::Passed(expected.to_vec())), "{expressions:?}");
+        assert_eq!(
+            outcome,
+            Ok(Outcome::Passed(expected.to_vec())),
+            "{expressions:?}"
+        );
     }
 
     #[test]
     fn has_nothing_to_say_without_affinities() {
-        assert_eq!(run_filter::<Affinity>("{}", [node(0, "n")], request()), Ok(Outcome::Skipped));
+        assert_eq!(
+            run_filter::<Affinity>("{}", [node(0, "n")], request()),
+            Ok(Outcome::Skipped)
+        );
     }
 
     #[test]
@@ -115,13 +141,22 @@ mod tests {
         check(&["container!=container-n0-0"], &[1, 2]);
         check(&["container!=container-n*"], &[2]);
         check(&["container!=does_not_exist"], &[0, 1, 2]);
-        check(&["container!=container-n0-1-id", "container!=container-n1-0"], &[2]);
+        check(
+            &["container!=container-n0-1-id", "container!=container-n1-0"],
+            &[2],
+        );
     }
 
     #[test]
     fn a_contradiction_leaves_no_node() {
-        check(&["container==container-n0-0", "container!=container-n0-0"], &[]);
-        check(&["container==container-n0-0", "container==container-n1-0"], &[]);
+        check(
+            &["container==container-n0-0", "container!=container-n0-0"],
+            &[],
+        );
+        check(
+            &["container==container-n0-0", "container==container-n1-0"],
+            &[],
+        );
     }
 
     #[test]
@@ -155,6 +190,9 @@ mod tests {
     #[test]
     fn explains_each_expression_with_its_softness() {
         let explained = Affinity.explain(&asking(&["image==~a*", "tier!=back"]));
-        assert_eq!(explained, ["image==a* (soft=true)", "tier!=back (soft=false)"]);
+        assert_eq!(
+            explained,
+            ["image==a* (soft=true)", "tier!=back (soft=false)"]
+        );
     }
 }

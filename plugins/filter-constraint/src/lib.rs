@@ -41,7 +41,11 @@ impl Filter for Constraint {
     }
 
     fn explain(&self, request: &Request) -> Vec<String> {
-        request.constraints.iter().map(ToString::to_string).collect()
+        request
+            .constraints
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 }
 
@@ -55,27 +59,53 @@ mod tests {
 
     fn fleet() -> [NodeFixture; 4] {
         let fixture = |slot: u32| {
-            node(slot, &format!("node-{slot}-name")).id(&format!("node-{slot}-id|10.0.0.{slot}:2375"))
+            node(slot, &format!("node-{slot}-name"))
+                .id(&format!("node-{slot}-id|10.0.0.{slot}:2375"))
         };
         [
-            fixture(0).label("name", "node0").label("group", "1").label("region", "us-west"),
-            fixture(1).label("name", "node1").label("group", "1").label("region", "us-east"),
-            fixture(2).label("name", "node2").label("group", "2").label("region", "eu"),
+            fixture(0)
+                .label("name", "node0")
+                .label("group", "1")
+                .label("region", "us-west"),
+            fixture(1)
+                .label("name", "node1")
+                .label("group", "1")
+                .label("region", "us-east"),
+            fixture(2)
+                .label("name", "node2")
+                .label("group", "2")
+                .label("region", "eu"),
             fixture(3),
         ]
     }
 
     #[track_caller]
     fn check(expressions: &[&str], expected: &[u32]) {
-        let constraints = expressions.iter().map(|text| Expression::parse(text)).collect();
-        let outcome =
-            run_filter::<Constraint>("{}", fleet(), Request { constraints, ..request() });
-        assert_eq!(outcome, Ok(Outcome::Passed(expected.to_vec())), "{expressions:?}");
+        let constraints = expressions
+            .iter()
+            .map(|text| Expression::parse(text))
+            .collect();
+        let outcome = run_filter::<Constraint>(
+            "{}",
+            fleet(),
+            Request {
+                constraints,
+                ..request()
+            },
+        );
+        assert_eq!(
+            outcome,
+            Ok(Outcome::Passed(expected.to_vec())),
+            "{expressions:?}"
+        );
     }
 
     #[test]
     fn has_nothing_to_say_without_constraints() {
-        assert_eq!(run_filter::<Constraint>("{}", fleet(), request()), Ok(Outcome::Skipped));
+        assert_eq!(
+            run_filter::<Constraint>("{}", fleet(), request()),
+            Ok(Outcome::Skipped)
+        );
     }
 
     #[test]
@@ -151,7 +181,10 @@ mod tests {
     #[test]
     fn explains_each_expression_without_its_softness() {
         let constraints = ["region==~us*", "node!=a"].map(Expression::parse).to_vec();
-        let explained = Constraint.explain(&Request { constraints, ..request() });
+        let explained = Constraint.explain(&Request {
+            constraints,
+            ..request()
+        });
         assert_eq!(explained, ["region==us*", "node!=a"]);
     }
 }

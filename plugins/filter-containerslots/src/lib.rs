@@ -52,7 +52,10 @@ mod tests {
                 None => node,
             }
         });
-        assert_eq!(run_filter::<ContainerSlots>("{}", fixtures, request()), Ok(expected));
+        assert_eq!(
+            run_filter::<ContainerSlots>("{}", fixtures, request()),
+            Ok(expected)
+        );
     }
 
     #[test]
@@ -62,13 +65,25 @@ mod tests {
 
     #[test]
     fn keeps_nodes_with_free_slots() {
-        check(&[(Some("3"), 0), (Some("3"), 2)], Outcome::Passed(vec![0, 1]));
-        check(&[(Some("3"), 3), (Some("3"), 2), (Some("4"), 3)], Outcome::Passed(vec![1, 2]));
-        check(&[(Some("3"), 3), (Some("1"), 5), (Some("-1"), 0)], Outcome::Passed(vec![]));
+        check(
+            &[(Some("3"), 0), (Some("3"), 2)],
+            Outcome::Passed(vec![0, 1]),
+        );
+        check(
+            &[(Some("3"), 3), (Some("3"), 2), (Some("4"), 3)],
+            Outcome::Passed(vec![1, 2]),
+        );
+        check(
+            &[(Some("3"), 3), (Some("1"), 5), (Some("-1"), 0)],
+            Outcome::Passed(vec![]),
+        );
     }
 
     #[test]
     fn a_node_without_a_number_has_no_limit() {
-        check(&[(Some("3"), 3), (None, 900), (Some("many"), 900)], Outcome::Passed(vec![1, 2]));
+        check(
+            &[(Some("3"), 3), (None, 900), (Some("many"), 900)],
+            Outcome::Passed(vec![1, 2]),
+        );
     }
 }

@@ -29,7 +29,11 @@ impl Filter for Dependency {
     }
 
     fn explain(&self, request: &Request) -> Vec<String> {
-        request.references.iter().map(|reference| reference.text.clone()).collect()
+        request
+            .references
+            .iter()
+            .map(|reference| reference.text.clone())
+            .collect()
     }
 }
 
@@ -46,7 +50,10 @@ mod tests {
             container: (*container).into(),
             text: format!("--link={container}"),
         };
-        Request { references: containers.iter().map(reference).collect(), ..request() }
+        Request {
+            references: containers.iter().map(reference).collect(),
+            ..request()
+        }
     }
 
     #[track_caller]
@@ -56,7 +63,10 @@ mod tests {
         host.run(1, Container::named("c1"));
         host.run(1, Container::named("c2"));
         let nodes = (0..3).map(|slot| node(slot, &format!("n{slot}")));
-        assert_eq!(run_filter::<Dependency>("{}", nodes, referring(containers)), Ok(expected));
+        assert_eq!(
+            run_filter::<Dependency>("{}", nodes, referring(containers)),
+            Ok(expected)
+        );
     }
 
     #[test]
@@ -80,6 +90,9 @@ mod tests {
 
     #[test]
     fn explains_with_what_the_user_wrote() {
-        assert_eq!(Dependency.explain(&referring(&["a", "b"])), ["--link=a", "--link=b"]);
+        assert_eq!(
+            Dependency.explain(&referring(&["a", "b"])),
+            ["--link=a", "--link=b"]
+        );
     }
 }

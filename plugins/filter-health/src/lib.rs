@@ -20,7 +20,9 @@ impl Filter for Health {
     fn filter(&self, _request: &Request, nodes: &Nodes, keep: &mut NodeSet) -> Result<()> {
         keep.intersect(nodes.usable());
         if keep.is_empty() {
-            return Err(Error::Denied("No healthy node available in the cluster".into()));
+            return Err(Error::Denied(
+                "No healthy node available in the cluster".into(),
+            ));
         }
         Ok(())
     }
@@ -31,18 +33,20 @@ skep_plugin_sdk::export_filter!(Health);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_plugin_sdk::NodeStatus::{Disconnected, Draining, Healthy, Pending, Unhealthy};
     use skep_plugin_sdk::NodeStatus;
+    use skep_plugin_sdk::NodeStatus::{Disconnected, Draining, Healthy, Pending, Unhealthy};
     use skep_plugin_sdk::testing::{Outcome, node, request, run_filter};
 
     #[track_caller]
     fn check(nodes: &[(NodeStatus, u32)], expected: Result<&[u32]>) {
-        let fixtures = nodes
-            .iter()
-            .zip(0..)
-            .map(|(&(status, health), slot)| node(slot, &format!("n{slot}")).health(status, health));
+        let fixtures = nodes.iter().zip(0..).map(|(&(status, health), slot)| {
+            node(slot, &format!("n{slot}")).health(status, health)
+        });
         let outcome = run_filter::<Health>("{}", fixtures, request());
-        assert_eq!(outcome, expected.map(|slots| Outcome::Passed(slots.to_vec())));
+        assert_eq!(
+            outcome,
+            expected.map(|slots| Outcome::Passed(slots.to_vec()))
+        );
     }
 
     #[test]
@@ -53,7 +57,13 @@ mod tests {
     #[test]
     fn keeps_healthy_nodes_only() {
         check(
-            &[(Pending, 100), (Healthy, 33), (Unhealthy, 100), (Draining, 100), (Disconnected, 100)],
+            &[
+                (Pending, 100),
+                (Healthy, 33),
+                (Unhealthy, 100),
+                (Draining, 100),
+                (Disconnected, 100),
+            ],
             Ok(&[1]),
         );
     }
@@ -66,7 +76,10 @@ mod tests {
     #[test]
     fn refuses_the_request_when_no_node_is_left() {
         let refusal = "No healthy node available in the cluster";
-        check(&[(Healthy, 0), (Unhealthy, 0)], Err(Error::Denied(refusal.into())));
+        check(
+            &[(Healthy, 0), (Unhealthy, 0)],
+            Err(Error::Denied(refusal.into())),
+        );
         check(&[], Err(Error::Denied(refusal.into())));
     }
 }

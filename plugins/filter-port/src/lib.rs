@@ -33,8 +33,16 @@ impl Filter for Port {
                 keep.subtract(&host::nodes_with_host_mode_port(port)?);
             }
         } else {
-            for PortBinding { host_ip, first, last, protocol } in fixed(request) {
-                keep.subtract(&host::nodes_with_host_ports(host_ip, *first, *last, protocol)?);
+            for PortBinding {
+                host_ip,
+                first,
+                last,
+                protocol,
+            } in fixed(request)
+            {
+                keep.subtract(&host::nodes_with_host_ports(
+                    host_ip, *first, *last, protocol,
+                )?);
             }
         }
         Ok(())
@@ -43,9 +51,13 @@ impl Filter for Port {
     fn explain(&self, request: &Request) -> Vec<String> {
         if on_host_network(request) {
             let ports = request.exposed_ports.iter();
-            ports.map(|port| format!("port {port} (Host mode)")).collect()
+            ports
+                .map(|port| format!("port {port} (Host mode)"))
+                .collect()
         } else {
-            fixed(request).map(|binding| format!("port {} (Bridge mode)", range(binding))).collect()
+            fixed(request)
+                .map(|binding| format!("port {} (Bridge mode)", range(binding)))
+                .collect()
         }
     }
 }
@@ -75,9 +87,16 @@ mod tests {
     use skep_plugin_sdk::testing::{Container, Host, Outcome, node, request, run_filter};
 
     fn bind(host_ip: &str, first: u16, last: u16, protocol: &str) -> Request {
-        let binding =
-            PortBinding { host_ip: host_ip.into(), first, last, protocol: protocol.into() };
-        Request { bindings: vec![binding], ..request() }
+        let binding = PortBinding {
+            host_ip: host_ip.into(),
+            first,
+            last,
+            protocol: protocol.into(),
+        };
+        Request {
+            bindings: vec![binding],
+            ..request()
+        }
     }
 
     #[track_caller]
@@ -91,10 +110,19 @@ mod tests {
         for request in [
             request(),
             bind("", 0, 0, "tcp"),
-            Request { network_mode: "host".into(), ..bind("", 80, 80, "tcp") },
-            Request { exposed_ports: vec!["80/tcp".into()], ..request() },
+            Request {
+                network_mode: "host".into(),
+                ..bind("", 80, 80, "tcp")
+            },
+            Request {
+                exposed_ports: vec!["80/tcp".into()],
+                ..request()
+            },
         ] {
-            assert_eq!(run_filter::<Port>("{}", [node(0, "n")], request), Ok(Outcome::Skipped));
+            assert_eq!(
+                run_filter::<Port>("{}", [node(0, "n")], request),
+                Ok(Outcome::Skipped)
+            );
         }
     }
 
@@ -147,16 +175,33 @@ mod tests {
         host.run(1, Container::named("a").host_mode_port("80/tcp"));
         host.run(0, Container::named("b").port("", 80, "tcp"));
         let exposed = vec!["443/tcp".into(), "80/tcp".into()];
-        check(Request { network_mode: "host".into(), exposed_ports: exposed, ..request() }, &[0]);
+        check(
+            Request {
+                network_mode: "host".into(),
+                exposed_ports: exposed,
+                ..request()
+            },
+            &[0],
+        );
     }
 
     #[test]
     fn explains_in_the_words_clients_know() {
         let port = Port;
-        assert_eq!(port.explain(&bind("", 80, 80, "tcp")), ["port 80 (Bridge mode)"]);
-        assert_eq!(port.explain(&bind("", 80, 90, "tcp")), ["port 80-90 (Bridge mode)"]);
+        assert_eq!(
+            port.explain(&bind("", 80, 80, "tcp")),
+            ["port 80 (Bridge mode)"]
+        );
+        assert_eq!(
+            port.explain(&bind("", 80, 90, "tcp")),
+            ["port 80-90 (Bridge mode)"]
+        );
         let exposed = vec!["80/tcp".into()];
-        let on_host = Request { network_mode: "host".into(), exposed_ports: exposed, ..request() };
+        let on_host = Request {
+            network_mode: "host".into(),
+            exposed_ports: exposed,
+            ..request()
+        };
         assert_eq!(port.explain(&on_host), ["port 80/tcp (Host mode)"]);
     }
 }

@@ -37,7 +37,9 @@ impl Filter for Whitelist {
 
     fn explain(&self, request: &Request) -> Vec<String> {
         let texts = request.whitelists.iter();
-        texts.map(|expression| format!("{expression} (soft={})", expression.soft)).collect()
+        texts
+            .map(|expression| format!("{expression} (soft={})", expression.soft))
+            .collect()
     }
 }
 
@@ -50,13 +52,20 @@ mod tests {
     use skep_plugin_sdk::testing::{Outcome, node, request, run_filter};
 
     fn asking(lists: &[&str]) -> Request {
-        Request { whitelists: lists.iter().map(|text| Expression::parse(text)).collect(), ..request() }
+        Request {
+            whitelists: lists.iter().map(|text| Expression::parse(text)).collect(),
+            ..request()
+        }
     }
 
     #[track_caller]
     fn check(lists: &[&str], expected: Outcome) {
         let nodes = (0..3).map(|slot| node(slot, &format!("node-{slot}")));
-        assert_eq!(run_filter::<Whitelist>("{}", nodes, asking(lists)), Ok(expected), "{lists:?}");
+        assert_eq!(
+            run_filter::<Whitelist>("{}", nodes, asking(lists)),
+            Ok(expected),
+            "{lists:?}"
+        );
     }
 
     #[test]
@@ -75,7 +84,10 @@ mod tests {
 
     #[test]
     fn several_lists_must_all_hold() {
-        check(&["node==node-0|node-1", "node==node-1|node-2"], Outcome::Passed(vec![1]));
+        check(
+            &["node==node-0|node-1", "node==node-1|node-2"],
+            Outcome::Passed(vec![1]),
+        );
         check(&["node==node-0", "node==node-1"], Outcome::Passed(vec![]));
     }
 

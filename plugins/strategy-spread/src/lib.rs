@@ -5,10 +5,10 @@
 //! times the node's health is taken off, so a node that failed recently comes last whatever its
 //! load. Equal nodes come by their number of containers, fewest first, and then by name.
 
-use std::cmp::Ordering;
-
-use skep_plugin_sdk::strategy::{self, Ranked};
+use skep_plugin_sdk::strategy::{Ranked, best, loads};
 use skep_plugin_sdk::{NoSettings, NodeSet, Nodes, Request, Result, Strategy};
+
+const HEALTH_FACTOR: i64 = -10;
 
 struct Spread;
 
@@ -26,11 +26,21 @@ impl Strategy for Spread {
         candidates: &NodeSet,
         limit: usize,
     ) -> Result<Vec<Ranked>> {
-        Ok(strategy::by_load(request, nodes, candidates, limit, -10, |a, b| {
-            let load: Ordering = a.weight.cmp(&b.weight);
-            load.then(a.containers.cmp(&b.containers))
-        }))
+        let loads = loads(request, nodes, candidates, HEALTH_FACTOR);
+        let best = best(loads, limit, |a, b| {
+            (a.weight, a.containers, a.name_rank).cmp(&(b.weight, b.containers, b.name_rank))
+        });
+        Ok(best
+            .into_iter()
+            .map(|load| Ranked {
+                slot: load.slot,
+                score: -load.weight,
+            })
+            .collect())
     }
 }
 
 skep_plugin_sdk::export_strategy!(Spread);
+
+#[cfg(test)]
+mod tests;
