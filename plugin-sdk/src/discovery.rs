@@ -176,11 +176,11 @@ macro_rules! export_discovery {
 
                 fn deregister(lease: Vec<u8>) -> $crate::Result<()> {
                     backend(|backend| backend.deregister(&lease))
-        }
-    }
+                }
+            }
 
-            $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
-            $crate::bindings::discovery::export!(Exports with_types_in $crate::bindings::discovery);
+    $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
+    $crate::bindings::discovery::export!(Exports with_types_in $crate::bindings::discovery);
         };
     };
 }

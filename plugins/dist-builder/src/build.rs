@@ -21,7 +21,10 @@ const WASI: &str = "wasm32-wasip2";
 /// Cargo fails, or what it built is no plugin.
 pub fn build(root: &Path, plugins: &[Plugin]) -> Result<(), Error> {
     for target in [BARE, WASI] {
-        let plugins: Vec<_> = plugins.iter().filter(|plugin| target_of(plugin) == target).collect();
+        let plugins: Vec<_> = plugins
+            .iter()
+            .filter(|plugin| target_of(plugin) == target)
+            .collect();
         if plugins.is_empty() {
             continue;
         }
@@ -29,8 +32,11 @@ pub fn build(root: &Path, plugins: &[Plugin]) -> Result<(), Error> {
         for plugin in plugins {
             let module_path = modules.join(format!("{}.wasm", plugin.package.replace('-', "_")));
             let module = fs::read(&module_path).map_err(Error::io(&module_path))?;
-            let mut component =
-                if target == WASI { module } else { encode(&module_path, &module)? };
+            let mut component = if target == WASI {
+                module
+            } else {
+                encode(&module_path, &module)?
+            };
             section::append(&mut component, &sources::digest(root, plugin)?);
             let path = plugin.component(root);
             let dist = root.join(plugin.group.dist());
@@ -43,7 +49,11 @@ pub fn build(root: &Path, plugins: &[Plugin]) -> Result<(), Error> {
 }
 
 fn target_of(plugin: &Plugin) -> &'static str {
-    if plugin.name.starts_with("wasi-") { WASI } else { BARE }
+    if plugin.name.starts_with("wasi-") {
+        WASI
+    } else {
+        BARE
+    }
 }
 
 /// Runs cargo once for all plugins of a target and returns where the modules are.
@@ -53,18 +63,35 @@ fn compile(root: &Path, target: &str, plugins: &[&Plugin]) -> Result<PathBuf, Er
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(root)
-        .args(["build", "--locked", "--profile", "plugin", "--target", target, "--target-dir"])
+        .args([
+            "build",
+            "--locked",
+            "--profile",
+            "plugin",
+            "--target",
+            target,
+            "--target-dir",
+        ])
         .arg(&target_dir)
         .env_remove("RUSTFLAGS")
         .env("CARGO_ENCODED_RUSTFLAGS", remapped(root));
     for plugin in plugins {
         cargo.args(["-p", &plugin.package]);
     }
-    let names = || plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = || {
+        plugins
+            .iter()
+            .map(|plugin| plugin.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match cargo.status() {
         Ok(status) if status.success() => Ok(target_dir.join(target).join("plugin")),
         Ok(_) => Err(Error::Cargo(names())),
-        Err(source) => Err(Error::Io { path: "cargo".into(), source }),
+        Err(source) => Err(Error::Io {
+            path: "cargo".into(),
+            source,
+        }),
     }
 }
 
@@ -73,10 +100,15 @@ fn compile(root: &Path, target: &str, plugins: &[&Plugin]) -> Result<PathBuf, Er
 fn remapped(root: &Path) -> String {
     let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let cargo_home = env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
-    let rustup_home = env::var_os("RUSTUP_HOME").map_or_else(|| home.join(".rustup"), PathBuf::from);
-    [(root, "/skep"), (&cargo_home, "/cargo"), (&rustup_home, "/rustup")]
-        .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
-        .join("\x1f")
+    let rustup_home =
+        env::var_os("RUSTUP_HOME").map_or_else(|| home.join(".rustup"), PathBuf::from);
+    [
+        (root, "/skep"),
+        (&cargo_home, "/cargo"),
+        (&rustup_home, "/rustup"),
+    ]
+    .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
+    .join("\x1f")
 }
 
 fn encode(path: &Path, module: &[u8]) -> Result<Vec<u8>, Error> {
@@ -84,5 +116,8 @@ fn encode(path: &Path, module: &[u8]) -> Result<Vec<u8>, Error> {
         .validate(true)
         .module(module)
         .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| Error::Encode { path: path.to_owned(), reason: format!("{error:#}") })
+        .map_err(|error| Error::Encode {
+            path: path.to_owned(),
+            reason: format!("{error:#}"),
+        })
 }

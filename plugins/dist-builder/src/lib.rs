@@ -52,7 +52,8 @@ impl Group {
 impl Plugin {
     /// The committed component.
     pub fn component(&self, root: &Path) -> PathBuf {
-        root.join(self.group.dist()).join(format!("{}.wasm", self.name))
+        root.join(self.group.dist())
+            .join(format!("{}.wasm", self.name))
     }
 }
 
@@ -123,10 +124,14 @@ pub fn plugins(root: &Path) -> Result<Vec<Plugin>, Error> {
             let is_plugin = crate_types
                 .and_then(toml::Value::as_array)
                 .is_some_and(|types| types.iter().any(|kind| kind.as_str() == Some("cdylib")));
-            let package = manifest.get("package").and_then(|package| package.get("name"));
-            if let (true, Some(package), Some(directory)) =
-                (is_plugin, package.and_then(toml::Value::as_str), path.file_name())
-            {
+            let package = manifest
+                .get("package")
+                .and_then(|package| package.get("name"));
+            if let (true, Some(package), Some(directory)) = (
+                is_plugin,
+                package.and_then(toml::Value::as_str),
+                path.file_name(),
+            ) {
                 plugins.push(Plugin {
                     name: name(package),
                     package: package.to_owned(),
@@ -153,10 +158,19 @@ pub fn stale(root: &Path) -> Result<Vec<String>, Error> {
         let recorded = match fs::read(&component) {
             Ok(bytes) => section::read(&bytes).map(<[u8]>::to_vec),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(source) => return Err(Error::Io { path: component, source }),
+            Err(source) => {
+                return Err(Error::Io {
+                    path: component,
+                    source,
+                });
+            }
         };
         if recorded != Some(sources::digest(root, &plugin)?.into_bytes()) {
-            stale.push(format!("{}/{}.wasm", plugin.group.dist().display(), plugin.name));
+            stale.push(format!(
+                "{}/{}.wasm",
+                plugin.group.dist().display(),
+                plugin.name
+            ));
         }
     }
     Ok(stale)
@@ -164,6 +178,8 @@ pub fn stale(root: &Path) -> Result<Vec<String>, Error> {
 
 /// `skep-filter-health` builds `filter-health`, `guest-wasi-filter` builds `wasi-filter`.
 fn name(package: &str) -> String {
-    let name = package.strip_prefix("skep-").or_else(|| package.strip_prefix("guest-"));
+    let name = package
+        .strip_prefix("skep-")
+        .or_else(|| package.strip_prefix("guest-"));
     name.unwrap_or(package).to_owned()
 }

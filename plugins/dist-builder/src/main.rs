@@ -39,13 +39,19 @@ fn run() -> Result<ExitCode, Error> {
     }
     // This crate lies two directories below the root.
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let root = root.canonicalize().map_err(|source| Error::Io { path: root, source })?;
+    let root = root
+        .canonicalize()
+        .map_err(|source| Error::Io { path: root, source })?;
 
     let stale = stale(&root)?;
     let is_stale = |path: &Path| stale.iter().any(|name| path == root.join(name));
     if check {
         stale.iter().for_each(|name| println!("{name}"));
-        return Ok(if stale.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if stale.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
     }
     let mut wanted = plugins(&root)?;
     wanted.retain(|plugin| {

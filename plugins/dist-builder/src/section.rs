@@ -79,6 +79,9 @@ mod tests {
     fn bytes_without_the_section_have_none() {
         assert_eq!(read(&EMPTY), None);
         assert_eq!(read(b"\0asm"), None);
-        assert_eq!(read(&[&EMPTY[..], &[0, 0xff, 0xff, 0xff, 0xff, 0x0f]].concat()), None);
+        assert_eq!(
+            read(&[&EMPTY[..], &[0, 0xff, 0xff, 0xff, 0xff, 0x0f]].concat()),
+            None
+        );
     }
 }

@@ -39,7 +39,11 @@ pub fn digest(root: &Path, plugin: &Plugin) -> Result<String, Error> {
         add(&mut hash, text.as_bytes());
     }
     add(&mut hash, workspace(root, &locked)?.as_bytes());
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// Lengths keep `ab` + `c` apart from `a` + `bc`.
@@ -67,7 +71,11 @@ fn locked(root: &Path, package: &str) -> Result<BTreeMap<String, String>, Error>
     let packages = lock.get("package").and_then(toml::Value::as_array);
     let packages: &[toml::Value] = packages.map_or(&[], Vec::as_slice);
     let text = |entry: &toml::Value, key| {
-        entry.get(key).and_then(toml::Value::as_str).unwrap_or_default().to_owned()
+        entry
+            .get(key)
+            .and_then(toml::Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
 
     let mut closure = BTreeMap::new();
@@ -77,7 +85,8 @@ fn locked(root: &Path, package: &str) -> Result<BTreeMap<String, String>, Error>
         let mut words = wanted.split(' ');
         let (name, version) = (words.next().unwrap_or_default(), words.next());
         let mut matching = packages.iter().filter(|entry| {
-            text(entry, "name") == name && version.is_none_or(|version| text(entry, "version") == version)
+            text(entry, "name") == name
+                && version.is_none_or(|version| text(entry, "version") == version)
         });
         let (Some(entry), None) = (matching.next(), matching.next()) else {
             return Err(Error::Locked(wanted));
@@ -85,7 +94,10 @@ fn locked(root: &Path, package: &str) -> Result<BTreeMap<String, String>, Error>
         let key = format!("{name} {}", text(entry, "version"));
         if closure.insert(key, entry.to_string()).is_none() {
             let dependencies = entry.get("dependencies").and_then(toml::Value::as_array);
-            let names = dependencies.into_iter().flatten().filter_map(toml::Value::as_str);
+            let names = dependencies
+                .into_iter()
+                .flatten()
+                .filter_map(toml::Value::as_str);
             open.extend(names.map(str::to_owned));
         }
     }
@@ -96,7 +108,9 @@ fn locked(root: &Path, package: &str) -> Result<BTreeMap<String, String>, Error>
 fn workspace(root: &Path, locked: &BTreeMap<String, String>) -> Result<String, Error> {
     let manifest = read_toml(&root.join("Cargo.toml"))?;
     let get = |keys: &[&str]| {
-        keys.iter().try_fold(&manifest, |value, key| value.get(key)).map(ToString::to_string)
+        keys.iter()
+            .try_fold(&manifest, |value, key| value.get(key))
+            .map(ToString::to_string)
     };
     let mut parts = vec![
         get(&["profile", "plugin"]).unwrap_or_default(),
@@ -112,8 +126,10 @@ fn workspace(root: &Path, locked: &BTreeMap<String, String>) -> Result<String, E
 
 pub(crate) fn read_toml(path: &Path) -> Result<toml::Value, Error> {
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let table: toml::Table =
-        text.parse().map_err(|source| Error::Toml { path: path.to_owned(), source })?;
+    let table: toml::Table = text.parse().map_err(|source| Error::Toml {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(toml::Value::Table(table))
 }
 
@@ -146,10 +162,14 @@ mod tests {
 
     impl Tree {
         fn new(name: &str) -> Self {
-            let root = std::env::temp_dir().join(format!("skep-dist-{name}-{}", std::process::id()));
+            let root =
+                std::env::temp_dir().join(format!("skep-dist-{name}-{}", std::process::id()));
             let tree = Self(root);
             for (path, text) in [
-                ("Cargo.toml", "[profile.plugin]\nlto = true\n[workspace.dependencies]\ntwice = \"2\"\n"),
+                (
+                    "Cargo.toml",
+                    "[profile.plugin]\nlto = true\n[workspace.dependencies]\ntwice = \"2\"\n",
+                ),
                 ("Cargo.lock", LOCK),
                 ("rack/Cargo.toml", ""),
                 ("rack/src/lib.rs", "fn a() {}"),
@@ -194,7 +214,10 @@ mod tests {
             ("plugin-sdk/src/lib.rs", "fn b() {}"),
             ("plugin-sdk/wit/plugin.wit", "// changed"),
             ("Cargo.lock", &LOCK.replace("2.0.0", "2.0.1")),
-            ("Cargo.toml", "[profile.plugin]\nlto = false\n[workspace.dependencies]\ntwice = \"2\"\n"),
+            (
+                "Cargo.toml",
+                "[profile.plugin]\nlto = false\n[workspace.dependencies]\ntwice = \"2\"\n",
+            ),
         ] {
             let tree = Tree::new("changes");
             let before = tree.digest();
