@@ -117,7 +117,7 @@ fn update_changes_what_the_node_has_reserved() {
     };
     reserved("10 MiB / ");
     bed.docker
-        .ok(&["update", "-m", "100m", "--memory-swap", "-1", "box"]);
+        .ok(&["update", "-m", "100m", "--memory-swap", "200m", "box"]);
     assert_eq!(bed.inspect("box", "{{.HostConfig.Memory}}"), "104857600");
     reserved("100 MiB / ");
     bed.docker.ok(&["rm", "-f", "box"]);
