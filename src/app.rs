@@ -35,10 +35,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         .iter()
         .map(api::bind)
         .collect::<Result<Vec<_>, _>>()?;
+    let missing = config.missing_files();
+    if !missing.is_empty() {
+        return Err(anyhow!(missing.join("\n")));
+    }
     let specs = specs(&config)?;
     let cache_dir = config.plugin_host.cache_dir.clone();
+    let total_memory = usize::try_from(config.plugin_host.total_memory_bytes).unwrap_or(usize::MAX);
     let mut plugins = tokio::task::spawn_blocking(move || {
-        let loader = Loader::try_new(Some(&cache_dir))?;
+        let loader = Loader::try_new(Some(&cache_dir), total_memory)?;
         anyhow::Ok(loader.load(&specs)?)
     })
     .await
@@ -69,7 +74,6 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         cors: config.api.cors,
         max_body_bytes: usize::try_from(config.api.max_body_bytes).unwrap_or(usize::MAX),
         grace_period: config.grace_period,
-        ..api::Options::default()
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -80,7 +84,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     api::serve(listeners, cluster, options, shutdown.token()).await;
     stop_cluster.cancel();
     tasks.close();
-    if tokio::time::timeout(config.grace_period, tasks.wait()).await.is_err() {
+    if tokio::time::timeout(config.grace_period, tasks.wait())
+        .await
+        .is_err()
+    {
         warn!("some tasks did not end in time");
     }
     info!("manager stopped");
@@ -123,9 +130,9 @@ fn specs(config: &Config) -> anyhow::Result<Vec<Spec>> {
         specs.push(spec(config, named(name)?)?);
     }
     specs.push(spec(config, named(&config.scheduler.strategy)?)?);
-    let discovery = config
-        .discovery_plugin()
-        .ok_or_else(|| anyhow!("discovery required to manage a cluster: give a URL, or set discovery.url"))?;
+    let discovery = config.discovery_plugin().ok_or_else(|| {
+        anyhow!("discovery required to manage a cluster: give a URL, or set discovery.url")
+    })?;
     specs.push(spec(config, &discovery)?);
     Ok(specs)
 }
@@ -144,8 +151,8 @@ fn spec(config: &Config, from: &Plugin) -> anyhow::Result<Spec> {
     };
     let mut spec = Spec::new(&from.name, kind, source);
     spec.sha256 = from.sha256.as_deref().map(digest).transpose()?;
-    spec.settings = serde_json::to_value(&from.settings)
-        .with_context(|| format!("plugins.{}.settings cannot be written as JSON", from.name))?;
+    spec.settings = from.settings_json();
+    spec.limits = limits(kind, &from.limits);
     spec.on_failure = match from.on_failure {
         Some(plugin_config::OnFailure::Skip) => plugin::OnFailure::Skip,
         Some(plugin_config::OnFailure::Deny) | None => plugin::OnFailure::Deny,
@@ -166,6 +173,23 @@ fn spec(config: &Config, from: &Plugin) -> anyhow::Result<Spec> {
     };
     spec.allow.files.clone_from(&from.allow.files);
     Ok(spec)
+}
+
+fn limits(kind: Kind, from: &plugin_config::Limits) -> plugin::Limits {
+    let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let count = |value: std::num::NonZeroU32| value.get() as usize;
+    plugin::Limits {
+        memory_bytes: bytes(from.memory_bytes),
+        call: from.call,
+        start: from.startup,
+        output_bytes: bytes(from.output_bytes),
+        memories: count(from.memories),
+        tables: count(from.tables),
+        table_elements: count(from.table_elements),
+        instances: count(from.instances),
+        log_lines_per_second: from.log_lines_per_second.get(),
+        ..plugin::Limits::for_kind(kind)
+    }
 }
 
 /// 64 hexadecimal digits as bytes.

@@ -15,6 +15,7 @@ pub mod client;
 pub mod event;
 pub mod health;
 pub mod inventory;
+pub mod lines;
 pub mod monitor;
 pub mod raw;
 pub mod transport;

@@ -26,6 +26,7 @@ mod exec;
 mod images;
 mod list;
 mod networks;
+mod pull;
 mod system;
 mod volumes;
 
@@ -128,6 +129,7 @@ pub async fn handle(context: &std::sync::Arc<Context>, request: Request<Incoming
         Route::Image(name, path) => {
             images::forward(context, version.as_deref(), &name, path, &query, request).await
         }
+        Route::ImagePull => pull::pull(context, &query, request.headers()),
         Route::Networks => networks::list(context, &query),
         Route::Network(name) => {
             networks::inspect(context, version.as_deref(), &name, &query, request).await

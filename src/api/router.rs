@@ -41,6 +41,8 @@ pub enum Route {
     Exec(String, &'static str),
     /// `GET /images/json`
     Images,
+    /// `POST /images/create`
+    ImagePull,
     /// `GET /images/{name}/json`, `GET /images/{name}/history`
     Image(String, &'static str),
     /// `GET /networks`
@@ -167,6 +169,7 @@ fn find(method: &Method, path: &str) -> Route {
         ("containers", rest) => container(method, rest),
         ("exec", rest) => exec(method, rest),
         ("images", "json") if get => Route::Images,
+        ("images", "create") if post => Route::ImagePull,
         ("images", "viz") => Route::NotInCluster,
         ("images", rest) if get => named(rest, "json")
             .map(|name| Route::Image(name, "json"))
@@ -340,7 +343,7 @@ mod tests {
         check(&Method::POST, "/build", None, &Route::Unsupported);
         check(
             &Method::POST,
-            "/v1.41/images/create",
+            "/v1.41/images/load",
             Some("1.41"),
             &Route::Unsupported,
         );

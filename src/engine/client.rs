@@ -9,6 +9,8 @@ use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::engine::{
+    inventory::resources::split_reference,
+    lines::Lines,
     raw::RawObject,
     transport::{self, Body, Transport, TransportError},
 };
@@ -18,6 +20,9 @@ pub const OWN_API_VERSION: (u32, u32) = (1, 44);
 
 /// An answer longer than this is refused.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// How many lines of progress are looked at together.
+const PROGRESS_BATCH: usize = 256;
 
 /// The header with registry credentials, as clients send it.
 pub const REGISTRY_AUTH: &str = "x-registry-auth";
@@ -187,12 +192,7 @@ impl Client {
         let response = self
             .within(self.transport.send(request, &self.path(&path)))
             .await??;
-        if !response.status().is_success() {
-            let status = response.status();
-            let body = self.collect(response.into_body()).await?;
-            return Err(refusal(status, &body));
-        }
-        Ok(response.into_body())
+        self.accept_stream(response).await
     }
 
     /// Creates a container and returns the engine's answer.
@@ -232,12 +232,35 @@ impl Client {
     /// As [`Client::call`]; an error inside the progress stream is [`ClientError::Engine`] with
     /// status 404 if the image does not exist.
     pub async fn pull(&self, image: &str, auth: Option<&HeaderValue>) -> Result<(), ClientError> {
-        let (name, tag) = match image.split_once('@') {
-            Some((name, digest)) => (name, digest),
-            None => match image.rsplit_once(':') {
-                Some((name, tag)) if !tag.contains('/') => (name, tag),
-                _ => (image, "latest"),
-            },
+        let mut progress = self.start_pull(image, auth).await?;
+        loop {
+            let lines = progress
+                .next_batch(PROGRESS_BATCH)
+                .await
+                .map_err(|error| self.odd(&error))?;
+            if lines.is_empty() {
+                return Ok(());
+            }
+            for line in lines {
+                progress_error(&line)?;
+            }
+        }
+    }
+
+    /// Asks the engine to pull an image and returns its progress, one JSON object a line; see
+    /// [`progress_error`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn start_pull(
+        &self,
+        image: &str,
+        auth: Option<&HeaderValue>,
+    ) -> Result<Lines, ClientError> {
+        let (name, tag) = match split_reference(image) {
+            (name, "") => (name, "latest"),
+            parts => parts,
         };
         let path = format!(
             "/images/create?fromImage={}&tag={}",
@@ -249,28 +272,7 @@ impl Client {
             request.headers_mut().insert(REGISTRY_AUTH, auth.clone());
         }
         let response = self.transport.send(request, &self.path(&path)).await?;
-        if !response.status().is_success() {
-            let status = response.status();
-            let body = self.collect(response.into_body()).await?;
-            return Err(refusal(status, &body));
-        }
-        let mut body = response.into_body();
-        let mut last = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| self.odd(&error))?;
-            if let Some(data) = frame.data_ref() {
-                last.extend_from_slice(data);
-                // Progress lines are short; only an unfinished one is kept.
-                while let Some(end) = last.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = last.drain(..=end).collect();
-                    progress_error(&line)?;
-                }
-                if last.len() > 1024 * 1024 {
-                    return Err(self.odd(&"a progress line is longer than 1 MiB"));
-                }
-            }
-        }
-        progress_error(&last)
+        self.accept_stream(response).await.map(Lines::new)
     }
 
     /// Sends a small request and returns the whole answer.
@@ -348,6 +350,18 @@ impl Client {
         Ok(body)
     }
 
+    async fn accept_stream(
+        &self,
+        response: http::Response<Incoming>,
+    ) -> Result<Incoming, ClientError> {
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let status = response.status();
+        let body = self.collect(response.into_body()).await?;
+        Err(refusal(status, &body))
+    }
+
     async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {
         Limited::new(body, MAX_ANSWER_BYTES)
             .collect()
@@ -399,7 +413,11 @@ fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
 }
 
 /// Turns an error inside a progress stream into one of the call.
-fn progress_error(line: &[u8]) -> Result<(), ClientError> {
+///
+/// # Errors
+///
+/// [`ClientError::Engine`] if the line tells of an error.
+pub fn progress_error(line: &[u8]) -> Result<(), ClientError> {
     let Ok(object) = RawObject::parse(line) else {
         return Ok(());
     };

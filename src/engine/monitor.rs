@@ -31,16 +31,14 @@ use crate::{
         event::{Event, NodeEvent},
         health::{Health, Status, Transition},
         inventory::{Inventory, container::CpuShares},
+        lines::Lines,
         transport::{Limits, Transport},
     },
     model::address::EngineAddr,
 };
 
-mod lines;
 mod listing;
 mod specs;
-
-use self::lines::Lines;
 
 /// How often an engine is asked again what it is.
 const SPECS_INTERVAL: Duration = Duration::from_secs(300);

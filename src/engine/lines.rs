@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Splits a stream into lines.
-pub(super) struct Lines {
+pub struct Lines {
     body: Incoming,
     rest: Vec<u8>,
     // Invariant: `rest[..searched]` has no line break.
@@ -16,15 +16,18 @@ pub(super) struct Lines {
 
 /// Why a stream ended early.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinesError {
+pub enum LinesError {
+    /// The connection was lost.
     #[error("the stream broke")]
     Broken(#[from] hyper::Error),
+    /// The engine does not speak in lines.
     #[error("a line is longer than {MAX_LINE_BYTES} bytes")]
     TooLong,
 }
 
 impl Lines {
-    pub(super) fn new(body: Incoming) -> Self {
+    /// Reads lines from a body.
+    pub fn new(body: Incoming) -> Self {
         Self {
             body,
             rest: Vec::new(),
@@ -35,10 +38,14 @@ impl Lines {
     /// Waits for at least one line and returns all that are there, at most `limit`; none at the
     /// end of the stream.
     ///
+    /// # Errors
+    ///
+    /// [`LinesError`]; the stream cannot be read on.
+    ///
     /// # Cancel safety
     ///
     /// Nothing is lost if the future is dropped.
-    pub(super) async fn next_batch(&mut self, limit: usize) -> Result<Vec<Vec<u8>>, LinesError> {
+    pub async fn next_batch(&mut self, limit: usize) -> Result<Vec<Vec<u8>>, LinesError> {
         loop {
             let batch = self.take(limit);
             if !batch.is_empty() {

@@ -1,0 +1,135 @@
+//! Doubles for native unit tests: a daemon that answers, nodes, requests.
+//!
+//! ```
+//! use skep_plugin_sdk::testing::{Container, Host};
+//! use skep_plugin_sdk::{host, pattern};
+//!
+//! let daemon = Host::install();
+//! daemon.run(0, Container::named("web").label("tier", "front"));
+//! let nodes = host::nodes_with_label("tier", &pattern::query("fr*")).unwrap();
+//! assert!(nodes.contains(0));
+//! ```
+
+pub(crate) mod answer;
+mod fixture;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+pub use fixture::{Container, NodeFixture, Outcome, node, nodes, rank, request, run_filter};
+
+use crate::{Error, Result};
+
+thread_local! {
+    static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
+}
+
+#[derive(Debug, Default)]
+struct State {
+    containers: Vec<(u32, Container)>,
+    images: Vec<(u32, Vec<String>)>,
+    files: BTreeMap<String, (Result<Vec<u8>>, u64)>,
+    waited: Vec<(String, u64)>,
+    now_ms: u64,
+    random: u64,
+    log: Vec<String>,
+}
+
+/// The daemon's side of a test, for the current thread, until it is dropped.
+///
+/// Without one, the log is discarded, the clock stands at 0, random bytes are zero, and questions
+/// about nodes and files panic.
+#[derive(Debug)]
+pub struct Host {
+    // Answers are found through a thread local, so the guard must stay on its thread.
+    thread: PhantomData<*const ()>,
+}
+
+impl Host {
+    /// Starts answering on this thread, with nothing on any node.
+    pub fn install() -> Self {
+        STATE.set(Some(State {
+            random: 0x9e37_79b9_7f4a_7c15,
+            ..State::default()
+        }));
+        Self {
+            thread: PhantomData,
+        }
+    }
+
+    /// Puts a container on a node.
+    pub fn run(&self, slot: u32, container: Container) {
+        self.with(|state| state.containers.push((slot, container)));
+    }
+
+    /// Puts an image on a node, under everything it is called: its ID and each `repository:tag`.
+    /// Names without their tags are understood.
+    pub fn image(&self, slot: u32, names: &[&str]) {
+        let mut all: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        for name in names.iter().filter(|name| !name.starts_with("sha256:")) {
+            if let Some((repository, tag)) = name.rsplit_once(':')
+                && !tag.contains('/')
+            {
+                all.push(repository.to_owned());
+            }
+        }
+        self.with(|state| state.images.push((slot, all)));
+    }
+
+    /// Gives a file new content and a new revision.
+    pub fn write_file(&self, path: &str, content: &str) {
+        self.set_file(path, Ok(content.as_bytes().to_vec()));
+    }
+
+    /// Makes a file unreadable, with this error.
+    pub fn break_file(&self, path: &str, error: Error) {
+        self.set_file(path, Err(error));
+    }
+
+    /// Returns the files that were waited for, with the revisions that had been seen.
+    pub fn waited(&self) -> Vec<(String, u64)> {
+        self.with(|state| state.waited.clone())
+    }
+
+    /// Sets the clock, in milliseconds since 1970.
+    pub fn set_now_ms(&self, now_ms: u64) {
+        self.with(|state| state.now_ms = now_ms);
+    }
+
+    /// Sets what random bytes follow from.
+    pub fn seed(&self, seed: u64) {
+        self.with(|state| state.random = seed);
+    }
+
+    /// Returns the lines that were logged, each with its fields as `key=value`.
+    pub fn log(&self) -> Vec<String> {
+        self.with(|state| state.log.clone())
+    }
+
+    fn set_file(&self, path: &str, content: Result<Vec<u8>>) {
+        self.with(|state| {
+            let revision = state
+                .files
+                .get(path)
+                .map_or(1, |(_, revision)| revision + 1);
+            state.files.insert(path.to_owned(), (content, revision));
+        });
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&mut State) -> T) -> T {
+        STATE.with_borrow_mut(|state| {
+            call(
+                state
+                    .as_mut()
+                    .expect("another `Host` was installed and dropped on this thread"),
+            )
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        STATE.set(None);
+    }
+}

@@ -1,0 +1,176 @@
+//! The imports of a plugin as [`super::Host`] answers them, shaped like the generated ones.
+
+use super::{STATE, State};
+
+fn with<T>(call: impl FnOnce(&mut State) -> T) -> T {
+    STATE.with_borrow_mut(|state| {
+        call(
+            state
+                .as_mut()
+                .expect("a question to the daemon in a test without `testing::Host`"),
+        )
+    })
+}
+
+fn with_or<T>(otherwise: T, call: impl FnOnce(&mut State) -> T) -> T {
+    STATE.with_borrow_mut(|state| state.as_mut().map_or(otherwise, call))
+}
+
+pub(crate) mod log {
+    use super::with_or;
+    use crate::Attr;
+    use crate::log::Level;
+
+    pub(crate) fn enabled(_level: Level) -> bool {
+        with_or(false, |_| true)
+    }
+
+    pub(crate) fn log(_level: Level, message: &str, fields: &[Attr]) {
+        let fields: String = fields
+            .iter()
+            .map(|field| format!(" {}={}", field.key, field.value))
+            .collect();
+        with_or((), |state| state.log.push(format!("{message}{fields}")));
+    }
+}
+
+pub(crate) mod clock {
+    use super::with_or;
+
+    pub(crate) fn now_ms() -> u64 {
+        with_or(0, |state| state.now_ms)
+    }
+
+    pub(crate) fn monotonic_ns() -> u64 {
+        now_ms() * 1_000_000
+    }
+}
+
+pub(crate) mod random {
+    use super::with_or;
+
+    pub(crate) fn bytes(count: u32) -> Vec<u8> {
+        with_or(vec![0; count as usize], |state| {
+            (0..count)
+                .map(|_| {
+                    // xorshift64: the same seed gives the same bytes everywhere.
+                    state.random ^= state.random << 13;
+                    state.random ^= state.random >> 7;
+                    state.random ^= state.random << 17;
+                    (state.random >> 32) as u8
+                })
+                .collect()
+        })
+    }
+}
+
+pub(crate) mod files {
+    use super::with;
+    use crate::host::Stamp;
+    use crate::{Error, Result};
+
+    pub(crate) fn read(path: &str) -> Result<(Vec<u8>, u64)> {
+        with(|state| match state.files.get(path) {
+            Some((content, revision)) => content.clone().map(|content| (content, *revision)),
+            None => Err(Error::NotFound(format!("no such file: `{path}`"))),
+        })
+    }
+
+    pub(crate) fn wait(path: &str, seen: u64, _max_wait_ms: u32) -> Result<Stamp> {
+        with(|state| {
+            state.waited.push((path.to_owned(), seen));
+            let file = state.files.get(path);
+            Ok(Stamp {
+                exists: file.is_some(),
+                revision: file.map_or(0, |(_, revision)| *revision),
+            })
+        })
+    }
+}
+
+pub(crate) mod inventory {
+    use super::super::Container;
+    use super::with;
+    use crate::host::Query;
+    use crate::{NodeSet, Pattern, Result};
+
+    fn matches(query: &Query, texts: &[&str]) -> bool {
+        let pattern = match query {
+            Query::Exact(text) => Pattern::Exact(text.clone()),
+            Query::Glob(glob) => Pattern::Glob(glob.split('*').map(str::to_owned).collect()),
+            Query::Regex(inside) => Pattern::parse(&format!("/{inside}/")),
+        };
+        texts.iter().any(|text| pattern.matches(text))
+    }
+
+    fn containers(mut wanted: impl FnMut(&Container) -> bool) -> Result<Vec<u64>> {
+        // Matching may log, which needs the state as well.
+        let containers = with(|state| state.containers.clone());
+        let found: NodeSet = containers
+            .iter()
+            .filter(|(_, container)| wanted(container))
+            .map(|(slot, _)| *slot)
+            .collect();
+        Ok(found.into_words())
+    }
+
+    pub(crate) fn nodes_with_reference(reference: &str) -> Result<Vec<u64>> {
+        containers(|container| container.name == reference || container.id == reference)
+    }
+
+    pub(crate) fn nodes_with_container(query: &Query) -> Result<Vec<u64>> {
+        containers(|container| matches(query, &[&container.id, &container.name]))
+    }
+
+    pub(crate) fn nodes_with_label(key: &str, query: &Query) -> Result<Vec<u64>> {
+        containers(|container| {
+            matches(
+                query,
+                &[container.labels.get(key).map_or("", String::as_str)],
+            )
+        })
+    }
+
+    pub(crate) fn nodes_with_image(query: &Query) -> Result<Vec<u64>> {
+        let images = with(|state| state.images.clone());
+        let found: NodeSet = images
+            .iter()
+            .filter(|(_, names)| names.iter().any(|name| matches(query, &[name])))
+            .map(|(slot, _)| *slot)
+            .collect();
+        Ok(found.into_words())
+    }
+
+    pub(crate) fn nodes_with_host_ports(
+        host_ip: &str,
+        first: u16,
+        last: u16,
+        protocol: &str,
+    ) -> Result<Vec<u64>> {
+        let everywhere = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
+        let containers = with(|state| state.containers.clone());
+        let mut full = NodeSet::new();
+        for slot in containers.iter().map(|(slot, _)| *slot) {
+            let taken = |port: u16| {
+                containers
+                    .iter()
+                    .filter(|(other, _)| *other == slot)
+                    .any(|(_, container)| {
+                        container.ports.iter().any(|(ip, taken, taken_protocol)| {
+                            *taken == port
+                                && taken_protocol == protocol
+                                && (ip == host_ip || everywhere(ip) || everywhere(host_ip))
+                        })
+                    })
+            };
+            if (first..=last).all(taken) {
+                full.insert(slot);
+            }
+        }
+        Ok(full.into_words())
+    }
+
+    pub(crate) fn nodes_with_host_mode_port(port: &str) -> Result<Vec<u64>> {
+        containers(|container| container.host_mode_ports.iter().any(|other| other == port))
+    }
+}
