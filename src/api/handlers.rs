@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     DEFAULT_API_VERSION, MAX_API_VERSION, Options,
     error::ApiError,
+    proxy::Proxy,
     query::Query,
     router::{Route, Target, route},
+    tunnel::Tunnels,
 };
 use crate::{
     cluster::{Cluster, snapshot::Snapshot},
@@ -31,6 +33,7 @@ mod volumes;
 /// What every handler has.
 pub struct Context {
     cluster: Cluster,
+    proxy: Proxy,
     options: Options,
     shutdown: CancellationToken,
 }
@@ -40,8 +43,14 @@ type Answer = Result<Response<Body>, ApiError>;
 
 impl Context {
     /// Prepares to answer requests about `cluster`.
-    pub fn new(cluster: Cluster, options: Options, shutdown: CancellationToken) -> Self {
+    pub fn new(
+        cluster: Cluster,
+        tunnels: Tunnels,
+        options: Options,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
+            proxy: Proxy::new(cluster.clone(), tunnels),
             cluster,
             options,
             shutdown,

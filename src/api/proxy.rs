@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming, SizeHint};
 
-use super::{error::ApiError, tunnel};
+use super::{error::ApiError, tunnel::Tunnels};
 use crate::{
     cluster::{Cluster, snapshot::Node},
     engine::{
@@ -40,71 +40,85 @@ pub enum Aftermath {
     AtEnd(Refresh),
 }
 
-/// Sends `request` to `node` as `path` (with query) and returns what it answers.
-///
-/// An upgrade that the client asks for is asked of the engine, and if the engine agrees, the two
-/// connections become one tunnel. If the client goes away, so does the request to the engine.
-///
-/// # Errors
-///
-/// [`ApiError`] if the engine cannot be reached; what it answers, errors too, is passed on.
-pub async fn forward(
-    cluster: &Cluster,
-    node: &Node,
-    request: Request<Incoming>,
-    path: &str,
-    aftermath: Aftermath,
-) -> Result<Response<Body>, ApiError> {
-    let (mut parts, body) = request.into_parts();
-    let upgrade = wanted_upgrade(&parts.headers);
-    let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let mut sent = Request::new(body.map_err(BodyError::from).boxed_unsync());
-    *sent.method_mut() = parts.method;
-    *sent.headers_mut() = passed_on(&parts.headers);
-    if let Some(protocol) = &upgrade {
-        let headers = sent.headers_mut();
-        headers.insert(
-            header::CONNECTION,
-            http::HeaderValue::from_static("Upgrade"),
-        );
-        headers.insert(header::UPGRADE, protocol.clone());
+/// Hands requests to engines.
+pub struct Proxy {
+    cluster: Cluster,
+    tunnels: Tunnels,
+}
+
+impl Proxy {
+    /// Prepares to hand requests to the engines of `cluster`.
+    pub fn new(cluster: Cluster, tunnels: Tunnels) -> Self {
+        Self { cluster, tunnels }
     }
-    let addr = &node.inventory.addr;
-    let answer = node.client.transport().send(sent, path).await;
-    let mut response = answer.inspect_err(|error| cluster.report_failure(addr, error))?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let engine = hyper::upgrade::on(&mut response);
-        let mut switching = Response::new(crate::engine::transport::empty());
-        *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *switching.headers_mut() = response.headers().clone();
-        if let Some(client) = client {
-            tokio::spawn(tunnel::join(client, engine));
+
+    /// Sends `request` to `node` as `path` (with query) and returns what it answers.
+    ///
+    /// An upgrade that the client asks for is asked of the engine, and if the engine agrees, the two
+    /// connections become one tunnel. If the client goes away, so does the request to the engine.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError`] if the engine cannot be reached; what it answers, errors too, is passed on.
+    pub async fn forward(
+        &self,
+        node: &Node,
+        request: Request<Incoming>,
+        path: &str,
+        aftermath: Aftermath,
+    ) -> Result<Response<Body>, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let upgrade = wanted_upgrade(&parts.headers);
+        let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let mut sent = Request::new(body.map_err(BodyError::from).boxed_unsync());
+        *sent.method_mut() = parts.method;
+        *sent.headers_mut() = passed_on(&parts.headers);
+        if let Some(protocol) = &upgrade {
+            let headers = sent.headers_mut();
+            headers.insert(
+                header::CONNECTION,
+                http::HeaderValue::from_static("Upgrade"),
+            );
+            headers.insert(header::UPGRADE, protocol.clone());
         }
-        return Ok(switching);
-    }
-    if let Aftermath::AtHead(what) = &aftermath
-        && !response.status().is_client_error()
-    {
-        cluster.refresh(addr, what.clone()).await;
-    }
-    let (head, body) = response.into_parts();
-    let body = match aftermath {
-        Aftermath::AtEnd(what) => {
-            let cluster = cluster.clone();
-            let addr = addr.clone();
-            let after = Box::pin(async move { cluster.refresh(&addr, what).await });
-            ThenRefresh {
-                inner: body,
-                after: Some(after),
+        let cluster = &self.cluster;
+        let addr = &node.inventory.addr;
+        let answer = node.client.transport().send(sent, path).await;
+        let mut response = answer.inspect_err(|error| cluster.report_failure(addr, error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let engine = hyper::upgrade::on(&mut response);
+            let mut switching = Response::new(crate::engine::transport::empty());
+            *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            *switching.headers_mut() = response.headers().clone();
+            if let Some(client) = client {
+                self.tunnels.open(client, engine);
             }
-            .boxed_unsync()
+            return Ok(switching);
         }
-        Aftermath::None | Aftermath::AtHead(_) => body.map_err(BodyError::from).boxed_unsync(),
-    };
-    let mut answer = Response::new(body);
-    *answer.status_mut() = head.status;
-    *answer.headers_mut() = passed_on(&head.headers);
-    Ok(answer)
+        if let Aftermath::AtHead(what) = &aftermath
+            && !response.status().is_client_error()
+        {
+            cluster.refresh(addr, what.clone()).await;
+        }
+        let (head, body) = response.into_parts();
+        let body = match aftermath {
+            Aftermath::AtEnd(what) => {
+                let cluster = cluster.clone();
+                let addr = addr.clone();
+                let after = Box::pin(async move { cluster.refresh(&addr, what).await });
+                ThenRefresh {
+                    inner: body,
+                    after: Some(after),
+                }
+                .boxed_unsync()
+            }
+            Aftermath::None | Aftermath::AtHead(_) => body.map_err(BodyError::from).boxed_unsync(),
+        };
+        let mut answer = Response::new(body);
+        *answer.status_mut() = head.status;
+        *answer.headers_mut() = passed_on(&head.headers);
+        Ok(answer)
+    }
 }
 
 /// The protocol a client wants to switch to.

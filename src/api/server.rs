@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::{
     Options,
     handlers::{self, Context},
+    tunnel::Tunnels,
 };
 use crate::{cluster::Cluster, config::listen::ListenAddr, engine::transport::Body};
 
@@ -100,9 +101,10 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let grace = options.grace_period;
-    let context = Arc::new(Context::new(cluster, options, shutdown.clone()));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
+    let tunnels = Tunnels::new(connections.clone(), cut.clone());
+    let context = Arc::new(Context::new(cluster, tunnels, options, shutdown.clone()));
     let accepting = TaskTracker::new();
     for listener in listeners {
         let acceptor = Acceptor {
@@ -190,7 +192,7 @@ impl Acceptor {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(MAX_HEAD_BYTES.max(8192))
+                .max_buf_size(MAX_HEAD_BYTES)
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
             let mut connection = std::pin::pin!(connection);

@@ -11,7 +11,7 @@ use crate::{
     api::{
         entries::Binding,
         error::ApiError,
-        proxy::{self, Aftermath},
+        proxy::Aftermath,
         query::Query,
         router::{Effect, Operation},
     },
@@ -20,7 +20,7 @@ use crate::{
         snapshot::{Found, Node},
     },
     engine::{
-        client::{ClientError, REGISTRY_AUTH},
+        client::{ClientError, REGISTRY_AUTH, encode},
         monitor::Refresh,
         raw::RawObject,
         transport,
@@ -147,10 +147,18 @@ pub async fn remove(
     check_healthy(name, &found)?;
     let id = &found.container.id;
     // A link is removed under the name of the alias, which the engine knows and the ID hides.
-    let target = if query.flag("link") { name } else { id };
+    let target = if query.flag("link") {
+        let parts: Vec<String> = name.split('/').map(encode).collect();
+        parts.join("/")
+    } else {
+        id.to_string()
+    };
     let path = engine_path(version, &format!("/containers/{target}"), query);
     let after = Aftermath::AtHead(Refresh::Container(Arc::clone(id)));
-    proxy::forward(&context.cluster, &found.node, request, &path, after).await
+    context
+        .proxy
+        .forward(&found.node, request, &path, after)
+        .await
 }
 
 /// Everything else about one container.
@@ -175,7 +183,10 @@ pub async fn operate(
         Effect::AtHead => Aftermath::AtHead(refresh()),
         Effect::AtEnd => Aftermath::AtEnd(refresh()),
     };
-    proxy::forward(&context.cluster, &found.node, request, &path, after).await
+    context
+        .proxy
+        .forward(&found.node, request, &path, after)
+        .await
 }
 
 /// Finds a container on a node that answers.

@@ -9,11 +9,7 @@ use super::{
     engine_path, json_bytes, read_body,
 };
 use crate::{
-    api::{
-        error::ApiError,
-        proxy::{self, Aftermath},
-        query::Query,
-    },
+    api::{error::ApiError, proxy::Aftermath, query::Query},
     engine::{raw::RawObject, transport},
 };
 
@@ -70,5 +66,8 @@ pub async fn operate(
         .ok_or_else(|| ApiError::not_found(format!("Exec {id} not found")))?;
     let encoded = crate::engine::client::encode(id);
     let path = engine_path(version, &format!("/exec/{encoded}/{path}"), query);
-    proxy::forward(&context.cluster, &node, request, &path, Aftermath::None).await
+    context
+        .proxy
+        .forward(&node, request, &path, Aftermath::None)
+        .await
 }

@@ -7,12 +7,7 @@ use hyper::body::Incoming;
 
 use super::{Answer, Context, engine_path, json};
 use crate::{
-    api::{
-        error::ApiError,
-        list_filters::ListFilters,
-        proxy::{self, Aftermath},
-        query::Query,
-    },
+    api::{error::ApiError, list_filters::ListFilters, proxy::Aftermath, query::Query},
     cluster::snapshot::{Node, Snapshot},
     engine::{
         inventory::{
@@ -149,7 +144,10 @@ pub async fn forward(
         )));
     }
     let path = engine_path(version, &format!("/images/{}/{path}", image.id), query);
-    proxy::forward(&context.cluster, &node, request, &path, Aftermath::None).await
+    context
+        .proxy
+        .forward(&node, request, &path, Aftermath::None)
+        .await
 }
 
 /// A node that has the image, a healthy one if there is one, the first by name.

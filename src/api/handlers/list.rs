@@ -67,6 +67,7 @@ struct Selection {
     exited: Vec<i64>,
     is_task: Option<bool>,
     everything: bool,
+    show_managers: bool,
     limit: usize,
     before: Option<Found>,
     since: Option<Found>,
@@ -118,6 +119,7 @@ impl Selection {
                 || before.is_some()
                 || since.is_some()
                 || implies_all,
+            show_managers: query.flag("all"),
             is_task: filters.boolean("is-task")?,
             limit,
             before,
@@ -155,6 +157,9 @@ impl Selection {
     fn wants(&self, node: &Node, container: &Container) -> bool {
         let up = container.state.running && node.inventory.is_healthy();
         if !self.everything && !up {
+            return false;
+        }
+        if !self.show_managers && is_manager(container) {
             return false;
         }
         let older = |than: &Found| container.created < than.container.created;
@@ -205,6 +210,11 @@ impl Selection {
                     .filter_map(|port| split_port(port)),
             )
     }
+}
+
+/// Whether this is one of classic Swarm's own containers, which only `all` shows.
+fn is_manager(container: &Container) -> bool {
+    container.image.split(':').next() == Some("swarm")
 }
 
 /// The states a status filter may name.

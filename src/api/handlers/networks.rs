@@ -10,7 +10,7 @@ use crate::{
     api::{
         error::ApiError,
         list_filters::{ListFilters, matches_name},
-        proxy::{self, Aftermath},
+        proxy::Aftermath,
         query::Query,
     },
     cluster::snapshot::{Node, Snapshot},
@@ -104,7 +104,10 @@ pub async fn inspect(
     let (node, network) = find(&snapshot, name)
         .ok_or_else(|| ApiError::not_found(format!("No such network: {name}")))?;
     let path = engine_path(version, &format!("/networks/{}", network.id), query);
-    proxy::forward(&context.cluster, &node, request, &path, Aftermath::None).await
+    context
+        .proxy
+        .forward(&node, request, &path, Aftermath::None)
+        .await
 }
 
 /// Resolves a network reference: an ID or its first 12 characters, then a name that means one

@@ -11,7 +11,7 @@ use crate::{
     api::{
         error::ApiError,
         list_filters::{ListFilters, matches_name},
-        proxy::{self, Aftermath},
+        proxy::Aftermath,
         query::Query,
     },
     cluster::snapshot::{Node, Snapshot},
@@ -83,7 +83,10 @@ pub async fn inspect(
         .ok_or_else(|| ApiError::not_found(format!("No such volume: {name}")))?;
     let own_name = crate::engine::client::encode(&volume.name);
     let path = engine_path(version, &format!("/volumes/{own_name}"), query);
-    proxy::forward(&context.cluster, &node, request, &path, Aftermath::None).await
+    context
+        .proxy
+        .forward(&node, request, &path, Aftermath::None)
+        .await
 }
 
 /// Resolves a volume: the only one of that name, bare or behind its node; of several, the first
