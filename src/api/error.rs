@@ -49,6 +49,11 @@ impl ApiError {
         Self::not_found(format!("No such container: {reference}"))
     }
 
+    /// No such container, as inspect, start, and exec say it.
+    pub fn no_container_plain(reference: &str) -> Self {
+        Self::not_found(format!("No such container {reference}"))
+    }
+
     /// The container is there, but its node cannot be reached.
     pub fn unhealthy(reference: &str, node: &str) -> Self {
         Self::internal(format!(

@@ -61,13 +61,7 @@ pub async fn inspect(
     name: &str,
     query: &Query,
 ) -> Answer {
-    let missing = || ApiError::not_found(format!("No such container: {name}"));
-    let found = context
-        .cluster
-        .snapshot()
-        .container(name)
-        .ok_or_else(missing)?;
-    check_healthy(name, &found)?;
+    let found = find_or(context, name, ApiError::no_container_plain)?;
     let path = engine_path(
         version,
         &format!("/containers/{}/json", found.container.id),
@@ -119,7 +113,7 @@ fn add_node(document: &mut RawObject, node: &Node) -> Result<(), ApiError> {
 
 /// `POST /containers/{name}/rename`
 pub async fn rename(context: &Context, name: &str, query: &Query) -> Answer {
-    let found = find(context, name)?;
+    let found = find_or(context, name, ApiError::no_container)?;
     let wanted = query.get("name");
     if wanted.trim_start_matches('/').is_empty() {
         return Err(ApiError::bad_request(
@@ -138,13 +132,9 @@ pub async fn remove(
     query: &Query,
     request: Request<Incoming>,
 ) -> Answer {
-    let missing = || ApiError::not_found(format!("Container {name} not found"));
-    let found = context
-        .cluster
-        .snapshot()
-        .container(name)
-        .ok_or_else(missing)?;
-    check_healthy(name, &found)?;
+    let found = find_or(context, name, |name| {
+        ApiError::not_found(format!("Container {name} not found"))
+    })?;
     let id = &found.container.id;
     // A link is removed under the name of the alias, which the engine knows and the ID hides.
     let target = if query.flag("link") {
@@ -170,7 +160,11 @@ pub async fn operate(
     query: &Query,
     request: Request<Incoming>,
 ) -> Answer {
-    let found = find(context, name)?;
+    let missing = match operation.path {
+        "start" => ApiError::no_container_plain,
+        _ => ApiError::no_container,
+    };
+    let found = find_or(context, name, missing)?;
     let id = &found.container.id;
     let path = engine_path(
         version,
@@ -189,13 +183,17 @@ pub async fn operate(
         .await
 }
 
-/// Finds a container on a node that answers.
-pub fn find(context: &Context, name: &str) -> Result<Found, ApiError> {
+/// Finds a container on a node that answers; `missing` says in which words there is none.
+pub fn find_or(
+    context: &Context,
+    name: &str,
+    missing: impl Fn(&str) -> ApiError,
+) -> Result<Found, ApiError> {
     let found = context
         .cluster
         .snapshot()
         .container(name)
-        .ok_or_else(|| ApiError::no_container(name))?;
+        .ok_or_else(|| missing(name))?;
     check_healthy(name, &found)?;
     Ok(found)
 }

@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 
 use super::{
     Answer, Context,
-    containers::{find, json_headers, note_failure},
+    containers::{find_or, json_headers, note_failure},
     engine_path, json_bytes, read_body,
 };
 use crate::{
@@ -20,7 +20,7 @@ pub async fn create(
     name: &str,
     request: Request<Incoming>,
 ) -> Answer {
-    let found = find(context, name)?;
+    let found = find_or(context, name, ApiError::no_container_plain)?;
     let body = read_body(context, request.into_body()).await?;
     let parsed = RawObject::parse(&body)
         .map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))?;
