@@ -173,49 +173,9 @@ macro_rules! export_filter {
         #[cfg(target_family = "wasm")]
         const _: () = {
             use $crate::bindings::filter::exports::skep::plugin::filter as kind;
-            use $crate::bindings::mirror::exports::skep::plugin::mirror;
-            use $crate::bindings::plugin::exports::skep::plugin::plugin;
             use $crate::filter::{Description, Filter, Instance};
 
-            ::std::thread_local! {
-                static INSTANCE: ::core::cell::RefCell<Instance<$filter>> =
-                    ::core::cell::RefCell::new(Instance::new());
-            }
-
-            struct Exports;
-
-            impl plugin::Guest for Exports {
-                fn describe() -> Description {
-                    Description {
-                        name: env!("CARGO_PKG_NAME").into(),
-                        version: env!("CARGO_PKG_VERSION").into(),
-                        feeds: <$filter as Filter>::FEEDS,
-                        expressions: <$filter as Filter>::EXPRESSIONS,
-                        settings_schema: <$filter as Filter>::SETTINGS_SCHEMA.map(Into::into),
-                        extra: Vec::new(),
-                    }
-                }
-
-                fn configure(settings: String) -> $crate::Result<()> {
-                    $crate::log::log_panics();
-                    INSTANCE.with_borrow_mut(|instance| instance.configure(&settings))
-                }
-            }
-
-            impl mirror::Guest for Exports {
-                fn reset(expected_nodes: u32) {
-                    INSTANCE.with_borrow_mut(|instance| instance.reset(expected_nodes));
-                }
-
-                fn apply(generation: u64, deltas: Vec<mirror::Delta>) {
-                    let changes = deltas.into_iter().map(|delta| match delta {
-                        mirror::Delta::NodePut(node) => $crate::nodes::Change::Put(node),
-                        mirror::Delta::NodeDelete(slot) => $crate::nodes::Change::Delete(slot),
-                        mirror::Delta::Usage(usage) => $crate::nodes::Change::Usage(usage),
-                    });
-                    INSTANCE.with_borrow_mut(|instance| instance.apply(generation, changes));
-                }
-            }
+            $crate::__export_instance!($filter, Instance, <$filter as Filter>::EXPRESSIONS);
 
             impl kind::Guest for Exports {
                 fn prepare(request: $crate::Request) -> $crate::Result<bool> {
@@ -231,8 +191,6 @@ macro_rules! export_filter {
                 }
             }
 
-    $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
-    $crate::bindings::mirror::export!(Exports with_types_in $crate::bindings::mirror);
     $crate::bindings::filter::export!(Exports with_types_in $crate::bindings::filter);
         };
     };

@@ -31,6 +31,7 @@ extern crate self as skep_plugin_sdk;
 pub mod address;
 pub mod bindings;
 pub mod discovery;
+mod export;
 pub mod filter;
 pub mod host;
 pub mod log;

@@ -7,12 +7,13 @@
 mod column;
 mod natural;
 
+use std::collections::BTreeMap;
+
 use crate::bindings::imports::skep::plugin::types::{Node, NodeStatus, Usage};
+use crate::bindings::mirror::exports::skep::plugin::mirror::Delta;
 use crate::{Amount, Error, NodeSet, Pattern, Result};
 
 use column::Column;
-
-use std::collections::BTreeMap;
 
 /// One change of the node table.
 #[derive(Clone, Debug)]
@@ -23,6 +24,16 @@ pub enum Change {
     Delete(u32),
     /// What is taken on a node has changed.
     Usage(Usage),
+}
+
+impl From<Delta> for Change {
+    fn from(delta: Delta) -> Self {
+        match delta {
+            Delta::NodePut(node) => Self::Put(node),
+            Delta::NodeDelete(slot) => Self::Delete(slot),
+            Delta::Usage(usage) => Self::Usage(usage),
+        }
+    }
 }
 
 /// The figures of one node, for arithmetic over many nodes.

@@ -156,50 +156,10 @@ macro_rules! export_strategy {
         const _: () = $crate::strategy::used::<$strategy>();
         #[cfg(target_family = "wasm")]
         const _: () = {
-            use $crate::bindings::mirror::exports::skep::plugin::mirror;
-            use $crate::bindings::plugin::exports::skep::plugin::plugin;
             use $crate::bindings::strategy::exports::skep::plugin::strategy as kind;
             use $crate::strategy::{Description, Expressions, Instance, Ranked, Strategy};
 
-            ::std::thread_local! {
-                static INSTANCE: ::core::cell::RefCell<Instance<$strategy>> =
-                    ::core::cell::RefCell::new(Instance::new());
-            }
-
-            struct Exports;
-
-            impl plugin::Guest for Exports {
-                fn describe() -> Description {
-                    Description {
-                        name: env!("CARGO_PKG_NAME").into(),
-                        version: env!("CARGO_PKG_VERSION").into(),
-                        feeds: <$strategy as Strategy>::FEEDS,
-                        expressions: Expressions::empty(),
-                        settings_schema: <$strategy as Strategy>::SETTINGS_SCHEMA.map(Into::into),
-                        extra: Vec::new(),
-                    }
-                }
-
-                fn configure(settings: String) -> $crate::Result<()> {
-                    $crate::log::log_panics();
-                    INSTANCE.with_borrow_mut(|instance| instance.configure(&settings))
-                }
-            }
-
-            impl mirror::Guest for Exports {
-                fn reset(expected_nodes: u32) {
-                    INSTANCE.with_borrow_mut(|instance| instance.reset(expected_nodes));
-                }
-
-                fn apply(generation: u64, deltas: Vec<mirror::Delta>) {
-                    let changes = deltas.into_iter().map(|delta| match delta {
-                        mirror::Delta::NodePut(node) => $crate::nodes::Change::Put(node),
-                        mirror::Delta::NodeDelete(slot) => $crate::nodes::Change::Delete(slot),
-                        mirror::Delta::Usage(usage) => $crate::nodes::Change::Usage(usage),
-                    });
-                    INSTANCE.with_borrow_mut(|instance| instance.apply(generation, changes));
-                }
-            }
+            $crate::__export_instance!($strategy, Instance, Expressions::empty());
 
             impl kind::Guest for Exports {
                 fn rank(
@@ -214,8 +174,6 @@ macro_rules! export_strategy {
                 }
             }
 
-    $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
-    $crate::bindings::mirror::export!(Exports with_types_in $crate::bindings::mirror);
     $crate::bindings::strategy::export!(Exports with_types_in $crate::bindings::strategy);
         };
     };
