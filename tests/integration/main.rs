@@ -1,3 +1,4 @@
 //! The daemon's parts, in this process, against a simulated fleet.
 
+mod api;
 mod cluster;

@@ -51,10 +51,8 @@ pub(crate) fn admit(socket: TcpStream, engine: &Arc<Engine>, stop: &Cancellation
             let (engine, end, open) = (Arc::clone(&engine), end.clone(), Arc::clone(&open));
             async move { Ok::<_, Infallible>(answer(engine, request, end, open).await) }
         });
-        let mut http = http1::Builder::new();
-        // Half-close: a client may end its side while it still waits for the answer.
-        let serving = http
-            .half_close(true)
+        // As with dockerd, a client that closes its side ends its request.
+        let serving = http1::Builder::new()
             .serve_connection(TokioIo::new(socket), service)
             .with_upgrades();
         tokio::select! {
