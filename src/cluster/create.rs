@@ -128,8 +128,9 @@ impl Cluster {
     async fn create_here(&self, request: CreateRequest) -> Result<Created, CreateError> {
         let mut draft = Draft::new(&request, &self.snapshot(), self.options().cpu_shares)?;
         let mut retries = 0;
+        let mut failed_on = Vec::new();
         loop {
-            let error = match self.attempt(&request, &draft).await {
+            let error = match self.attempt(&request, &draft, &mut failed_on).await {
                 Ok(created) => return Ok(created),
                 Err(error) => error,
             };
@@ -152,11 +153,13 @@ impl Cluster {
         }
     }
 
-    /// Places and creates once; pulls the image if the node lacks it.
+    /// Places and creates once; pulls the image if the node lacks it. Adds the node to `failed_on`
+    /// if that failed there.
     async fn attempt(
         &self,
         request: &CreateRequest,
         draft: &Draft,
+        failed_on: &mut Vec<EngineAddr>,
     ) -> Result<Created, CreateError> {
         let reservation = self
             .inner
@@ -164,6 +167,7 @@ impl Cluster {
             .place(Wanted {
                 request: draft.request.clone(),
                 container: Arc::clone(&draft.container),
+                avoid: failed_on.clone(),
             })
             .await?;
         let addr = reservation.addr.clone();
@@ -173,6 +177,9 @@ impl Cluster {
             .cloned()
             .ok_or(CreateError::NodeGone)?;
         let outcome = create_on(&node, request, draft).await;
+        if outcome.is_err() {
+            failed_on.push(addr.clone());
+        }
         if let Err(error) = &outcome
             && error.is_contact_failure()
         {

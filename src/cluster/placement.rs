@@ -44,6 +44,8 @@ pub struct Wanted {
     pub request: Request,
     /// How the container will look to other placements; its name is reserved with it.
     pub container: Arc<Container>,
+    /// Nodes to leave out if there is any other: a create failed there already.
+    pub avoid: Vec<EngineAddr>,
 }
 
 /// Room, ports, and a name held on a node until the container is seen there or this is dropped.
@@ -367,13 +369,18 @@ impl Desk {
             inventory: &inventory,
             seed: rand::random(),
         };
-        let ranking = self.scheduler.schedule(&wanted.request, &call, 1)?;
+        let limit = 1 + wanted.avoid.len();
+        let ranking = self.scheduler.schedule(&wanted.request, &call, limit)?;
         drop(inventory);
-        let slot = ranking.first().ok_or(ScheduleError::NoNodes)?.slot;
-        let addr = self
-            .inventories
-            .get(&slot)
-            .map(|inventory| inventory.addr.clone())
+        let ranked: Vec<(u32, &EngineAddr)> = ranking
+            .iter()
+            .filter_map(|node| Some((node.slot, &self.inventories.get(&node.slot)?.addr)))
+            .collect();
+        let (slot, addr) = ranked
+            .iter()
+            .find(|(_, addr)| !wanted.avoid.contains(addr))
+            .or(ranked.first())
+            .map(|(slot, addr)| (*slot, (*addr).clone()))
             .ok_or(ScheduleError::NoNodes)?;
         let container = Arc::clone(&wanted.container);
         Arc::make_mut(&mut self.index).add(slot, &container);

@@ -101,6 +101,7 @@ fn wanted(name: &str, port: Option<u16>) -> Wanted {
     Wanted {
         request,
         container: Arc::new(container),
+        avoid: Vec::new(),
     }
 }
 
@@ -162,4 +163,24 @@ async fn names_of_creates_on_a_vanished_node_stay_reserved() {
     assert!(placement.reserve_name("web").await.is_err());
     drop(held);
     placement.reserve_name("web").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_is_avoided_while_there_is_another() {
+    let (placement, _shutdown) = placement(100, &["a:1", "b:1"]).await;
+    let avoiding = |name: &str, nodes: &[&str]| Wanted {
+        avoid: nodes.iter().map(|addr| addr.parse().unwrap()).collect(),
+        ..wanted(name, None)
+    };
+    let first = placement.place(avoiding("x", &["a:1"])).await.unwrap();
+    assert_eq!(first.addr.to_string(), "b:1");
+    let second = placement
+        .place(avoiding("y", &["a:1", "b:1"]))
+        .await
+        .unwrap();
+    assert_eq!(
+        second.addr.to_string(),
+        "a:1",
+        "the best of those there are"
+    );
 }
