@@ -21,5 +21,6 @@ mod failures;
 mod lifecycle;
 mod lists;
 mod placement;
+mod plugins;
 mod races;
 mod streams;

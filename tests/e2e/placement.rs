@@ -92,20 +92,17 @@ fn soft_rules_are_dropped_one_by_one() {
     for name in ["c-a", "c-b"] {
         bed.sleeper(name, &["-e", "constraint:node==node-0"]);
     }
-    let both = [
-        "-e",
-        "constraint:disk==~ssd",
-        "-e",
-        "constraint:disk==~tape",
-    ];
+    // As a label: of two environment entries with the same text before the `=`, the docker
+    // command sends the last one alone.
+    let both = r#"com.docker.swarm.constraints=["disk==~ssd","disk==~tape"]"#;
     assert_eq!(
-        bed.placed("soft", &both),
+        bed.placed("soft", &["--label", both]),
         "node-0",
         "the rule that can be met still counts"
     );
-    let contradicted = ["-e", "constraint:disk==hdd", "-e", "constraint:disk==~ssd"];
+    let contradicted = r#"com.docker.swarm.constraints=["disk==hdd","disk==~ssd"]"#;
     assert_ne!(
-        bed.placed("hard", &contradicted),
+        bed.placed("hard", &["--label", contradicted]),
         "node-0",
         "a soft rule yields to a hard one"
     );

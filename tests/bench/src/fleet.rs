@@ -29,6 +29,7 @@ pub enum FleetError {
     Listen {
         /// What was to be bound.
         addr: SocketAddr,
+        /// What the system said.
         source: io::Error,
     },
     /// More engines than one port has addresses for.

@@ -51,7 +51,7 @@ impl Call {
             .body_mut()
             .collect()
             .await
-            .map(|whole| whole.to_bytes())
+            .map(http_body_util::Collected::to_bytes)
             .unwrap_or_default()
     }
 

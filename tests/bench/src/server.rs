@@ -92,7 +92,7 @@ async fn answer(
     for fault in &faults {
         match fault {
             Fault::Latency { base, jitter } => {
-                tokio::time::sleep(*base + share(*jitter, engine.total_requests())).await
+                tokio::time::sleep(*base + share(*jitter, engine.total_requests())).await;
             }
             Fault::Hang => std::future::pending().await,
             Fault::Garbage => return body::json(StatusCode::OK, &b"\x00\xff<<not json"[..]),
