@@ -1,6 +1,6 @@
 //! The configuration: `config.toml` made into plain typed values.
 //!
-//! One file per table. Each table's type states its defaults, reads itself from a [`section`] of
+//! One file per table. Each table's type states its defaults, reads itself from a section of
 //! the file and serializes itself for `--dump-config`. All mistakes of a file are collected and
 //! reported together; nothing is ever ignored.
 //!

@@ -1,8 +1,9 @@
 //! Runs the policies of the daemon: WebAssembly components in a sandbox.
 //!
 //! A [`Spec`] says where a plugin comes from, what it may use, and what happens when it fails. The
-//! [`Loader`] turns specs into [`Filter`]s, [`Strategy`]s, and [`Backend`]s, whose callers never
-//! learn that WebAssembly exists:
+//! [`Loader`] turns specs into filters, strategies, and discovery backends (the traits of
+//! [`scheduler`](crate::scheduler) and [`discovery`](crate::discovery)), whose callers never learn
+//! that WebAssembly exists:
 //!
 //! ```text
 //! Spec -> artifact (bytes, digest, component) -> cache (machine code) -> instance -> supervisor

@@ -4,7 +4,7 @@
 //! fit the usual limit of open files. Upgraded connections (attach, exec) count too and are given
 //! back when they end.
 //!
-//! TLS comes in here: a third kind of [`EngineStream`], chosen by the connector. Nothing above
+//! TLS comes in here: a third kind of socket, chosen by the connector. Nothing above
 //! this module will notice.
 
 use std::{
