@@ -196,4 +196,20 @@ mod tests {
             assert_eq!(Expression::parse(text).unwrap_err().to_string(), message);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_parses_can_be_written_down_and_parsed_again(
+            text in "[a-z_=!~/ .*-]{0,12}(==|!=)[a-z0-9=!~/|. *-]{0,12}|\\PC*"
+        ) {
+            if let Ok(parsed) = Expression::parse(&text) {
+                let soft = if parsed.softness == Softness::Soft { "~" } else { "" };
+                // The `~` stands behind a leading `=`, `!` or `/`, if there is one.
+                let lead = parsed.value.len() - parsed.value.trim_start_matches(['=', '!', '/']).len();
+                let (lead, rest) = parsed.value.split_at(lead.min(1));
+                let written = format!("{}{}{lead}{soft}{rest}", parsed.key, parsed.operator);
+                proptest::prop_assert_eq!(Expression::parse(&written).unwrap(), parsed);
+            }
+        }
+    }
 }

@@ -113,4 +113,15 @@ mod tests {
         check("/", "/", true);
         check("/", "node", false);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_glob_matches_what_the_regular_expression_for_it_matches(
+            glob in "[ab.*]{0,8}", text in "[ab.]{0,10}"
+        ) {
+            let regex = glob.replace('.', "[.]").replace('*', ".*");
+            let expected = Regex::new(&format!("^(?:{regex})$")).unwrap().is_match(&text);
+            proptest::prop_assert_eq!(glob_matches(&glob, &text), expected);
+        }
+    }
 }
