@@ -19,8 +19,13 @@ use crate::{
 /// The text clients get instead of a status while the node is down.
 pub const HOST_DOWN: &str = "Host Down";
 
-/// Encodes the entry of a container on a node.
-pub fn encode(container: &Container, node: &Inventory, now: DateTime<Utc>) -> Vec<u8> {
+/// Encodes the entry of a container on a node, with `more` members in it.
+pub fn encode(
+    container: &Container,
+    node: &Inventory,
+    more: Option<&RawObject>,
+    now: DateTime<Utc>,
+) -> Vec<u8> {
     // The monitor parsed the entry once, so it is an object.
     let mut entry = RawObject::parse(&container.entry).unwrap_or_default();
     let names: Vec<String> = container
@@ -36,6 +41,9 @@ pub fn encode(container: &Container, node: &Inventory, now: DateTime<Utc>) -> Ve
         .and_then(|ports| with_node_ip(ports, node))
     {
         entry.set("Ports", &ports);
+    }
+    for (name, value) in more.into_iter().flat_map(RawObject::iter) {
+        entry.set(name, &value);
     }
     entry.to_bytes()
 }
@@ -208,7 +216,7 @@ mod tests {
         };
         let mut down = node();
         down.status = Status::Unhealthy;
-        let bytes = encode(&container, &down, Utc::now());
+        let bytes = encode(&container, &down, None, Utc::now());
         assert_eq!(
             String::from_utf8(bytes).unwrap(),
             r#"{"Id":"c","Names":["/n0/web"],"Status":"Host Down","State":"created","Ports":[{"IP":"10.0.0.7","PublicPort":80,"X":1}],"Future":[1, 2]}"#

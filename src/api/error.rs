@@ -66,11 +66,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
-    /// A route of the Docker API that is not there yet.
+    /// A route of the Docker API that is not there yet; `path` has no version.
     pub fn unsupported(method: &Method, path: &str) -> Self {
         Self::new(
             StatusCode::NOT_IMPLEMENTED,
-            format!("{method} {path} is not supported yet"),
+            format!("{method} /{path} is not supported yet"),
         )
     }
 

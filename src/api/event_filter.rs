@@ -5,7 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::{error::ApiError, list_filters::ListFilters, query::Query};
-use crate::engine::event::Event;
+use crate::{
+    config::duration,
+    engine::{event::Event, inventory::resources::split_reference},
+};
 
 /// The filters that events know.
 const KNOWN: [&str; 15] = [
@@ -89,11 +92,12 @@ impl EventFilter {
             && of_kind("config", "config")
             && self.filters.any("image", |value| {
                 let own = if is_kind("image") {
-                    event.actor_id.as_str()
+                    [event.actor_id.as_str(), attribute("name")]
                 } else {
-                    attribute("image")
+                    [attribute("image"), ""]
                 };
-                own == value || own.split(':').next() == Some(value)
+                own.iter()
+                    .any(|own| *own == value || split_reference(own).0 == value)
             })
             && self.filters.labels("label", &event.attributes)
             && self.filters.any("scope", |value| event.scope == value)
@@ -120,7 +124,7 @@ fn time(text: &str, now: DateTime<Utc>) -> Result<Option<i64>, ApiError> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.timestamp_nanos_opt());
     }
-    if let Ok(duration) = humantime::parse_duration(text) {
+    if let Ok(duration) = duration::parse(text) {
         let before = chrono::TimeDelta::from_std(duration).unwrap_or(chrono::TimeDelta::MAX);
         return Ok(now
             .checked_sub_signed(before)
@@ -200,6 +204,23 @@ mod tests {
         check("until=0", true);
         check("since=1970-01-01T00:00:04Z", true);
         check("since=10m", false);
+        check("since=1.5h", false);
+    }
+
+    #[test]
+    fn an_image_filter_does_not_take_a_port_for_a_tag() {
+        let mut event = event();
+        let image = event.attributes.entry("image".to_owned()).or_default();
+        *image = "reg:5000/app:1".to_owned();
+        for (value, expected) in [
+            ("reg:5000/app", true),
+            ("reg:5000/app:1", true),
+            ("reg", false),
+        ] {
+            let query = Query::parse(Some(&format!(r#"filters={{"image":["{value}"]}}"#)));
+            let filter = EventFilter::parse(&query, Utc::now()).unwrap();
+            assert_eq!(filter.wants(&event), expected, "{value}");
+        }
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub async fn handle(context: &std::sync::Arc<Context>, request: Request<Incoming
         Route::Info => Ok(system::info(context)),
         Route::Version => Ok(system::version(context)),
         Route::Events => events::follow(context, &query),
-        Route::Containers => list::list(context, &query),
+        Route::Containers => list::list(context, &query).await,
         Route::Create => containers::create(context, version, &query, request).await,
         Route::Inspect(name) => {
             containers::inspect(context, version.as_deref(), &name, &query).await
@@ -141,10 +141,7 @@ pub async fn handle(context: &std::sync::Arc<Context>, request: Request<Incoming
         Route::Options if context.options.cors => Ok(Response::new(transport::empty())),
         Route::Redirect(path) => Ok(redirect(&path, &query)),
         Route::NotInCluster => Err(ApiError::not_in_cluster()),
-        Route::Unsupported => Err(ApiError::unsupported(
-            request.method(),
-            request.uri().path(),
-        )),
+        Route::Unsupported(path) => Err(ApiError::unsupported(request.method(), &path)),
         Route::Options | Route::Unknown => Err(ApiError::not_found("page not found")),
     }
 }

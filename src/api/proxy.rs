@@ -100,9 +100,11 @@ impl Proxy {
         {
             cluster.refresh(addr, what.clone()).await;
         }
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
         let body = match aftermath {
             Aftermath::AtEnd(what) => {
+                // With a length the client would stop reading before the refresh.
+                head.headers.remove(header::CONTENT_LENGTH);
                 let cluster = cluster.clone();
                 let addr = addr.clone();
                 let after = Box::pin(async move { cluster.refresh(&addr, what).await });

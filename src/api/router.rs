@@ -57,8 +57,9 @@ pub enum Route {
     Options,
     /// What classic Swarm refused with words of its own.
     NotInCluster,
-    /// A route of the Docker API that is not there yet.
-    Unsupported,
+    /// A route of the Docker API that is not there yet; its decoded path without the version and
+    /// the first slash.
+    Unsupported(String),
     /// No route of the Docker API.
     Unknown,
     /// The path is not written the one right way; this is how it should be.
@@ -86,7 +87,7 @@ pub enum Effect {
 }
 
 /// The container routes that the owner's engine answers, longest path first.
-const OPERATIONS: [(&str, &str, Effect); 21] = [
+const OPERATIONS: [(&str, &str, Effect); 20] = [
     ("GET", "attach/ws", Effect::None),
     ("POST", "attach", Effect::None),
     ("GET", "archive", Effect::None),
@@ -107,33 +108,74 @@ const OPERATIONS: [(&str, &str, Effect); 21] = [
     ("POST", "unpause", Effect::AtHead),
     ("POST", "update", Effect::AtHead),
     ("POST", "wait", Effect::AtEnd),
-    ("POST", "checkpoints", Effect::None),
 ];
 
-/// First words of routes that the Docker API has.
-const KNOWN: [&str; 22] = [
-    "auth",
-    "build",
-    "commit",
-    "configs",
-    "containers",
-    "distribution",
-    "events",
-    "exec",
-    "grpc",
-    "images",
-    "info",
-    "networks",
-    "nodes",
-    "plugins",
-    "secrets",
-    "services",
-    "session",
-    "swarm",
-    "system",
-    "tasks",
-    "version",
-    "volumes",
+/// Routes that the Docker API has and this one has not; `*` is any text that is not empty.
+const UNSUPPORTED: [(&str, &str); 64] = [
+    ("POST", "auth"),
+    ("POST", "build"),
+    ("POST", "build/cancel"),
+    ("POST", "build/prune"),
+    ("POST", "commit"),
+    ("GET", "configs"),
+    ("POST", "configs/create"),
+    ("GET", "configs/*"),
+    ("DELETE", "configs/*"),
+    ("POST", "configs/*/update"),
+    ("POST", "containers/prune"),
+    ("GET", "containers/*/checkpoints"),
+    ("GET", "distribution/*/json"),
+    ("POST", "grpc"),
+    ("GET", "images/get"),
+    ("POST", "images/load"),
+    ("POST", "images/prune"),
+    ("GET", "images/search"),
+    ("GET", "images/*/get"),
+    ("POST", "images/*/push"),
+    ("POST", "images/*/tag"),
+    ("DELETE", "images/*"),
+    ("POST", "networks/create"),
+    ("POST", "networks/prune"),
+    ("POST", "networks/*/connect"),
+    ("POST", "networks/*/disconnect"),
+    ("DELETE", "networks/*"),
+    ("GET", "nodes"),
+    ("GET", "nodes/*"),
+    ("DELETE", "nodes/*"),
+    ("POST", "nodes/*/update"),
+    ("GET", "plugins"),
+    ("POST", "plugins/create"),
+    ("GET", "plugins/privileges"),
+    ("POST", "plugins/pull"),
+    ("GET", "plugins/*/json"),
+    ("DELETE", "plugins/*"),
+    ("POST", "plugins/*"),
+    ("GET", "secrets"),
+    ("POST", "secrets/create"),
+    ("GET", "secrets/*"),
+    ("DELETE", "secrets/*"),
+    ("POST", "secrets/*/update"),
+    ("GET", "services"),
+    ("POST", "services/create"),
+    ("GET", "services/*"),
+    ("DELETE", "services/*"),
+    ("POST", "services/*/update"),
+    ("POST", "session"),
+    ("GET", "swarm"),
+    ("POST", "swarm/init"),
+    ("POST", "swarm/join"),
+    ("POST", "swarm/leave"),
+    ("POST", "swarm/unlock"),
+    ("GET", "swarm/unlockkey"),
+    ("POST", "swarm/update"),
+    ("GET", "system/df"),
+    ("GET", "tasks"),
+    ("GET", "tasks/*"),
+    ("POST", "volumes/create"),
+    ("POST", "volumes/prune"),
+    ("PUT", "volumes/*"),
+    ("DELETE", "volumes/*"),
+    ("POST", "containers/*/checkpoints"),
 ];
 
 /// Finds the route of a method and an encoded path.
@@ -158,6 +200,7 @@ fn find(method: &Method, path: &str) -> Route {
     }
     let get = method == Method::GET;
     let post = method == Method::POST;
+    let missing = || unserved(method, path);
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
     match (first, rest) {
         ("_ping", "") if get || method == Method::HEAD => Route::Ping,
@@ -166,59 +209,77 @@ fn find(method: &Method, path: &str) -> Route {
         ("events", "") if get => Route::Events,
         ("containers", "json" | "ps") if get => Route::Containers,
         ("containers", "create") if post => Route::Create,
-        ("containers", rest) => container(method, rest),
-        ("exec", rest) => exec(method, rest),
+        ("containers", rest) => container(method, rest).unwrap_or_else(missing),
+        ("exec", rest) => exec(method, rest).unwrap_or_else(missing),
         ("images", "json") if get => Route::Images,
         ("images", "create") if post => Route::ImagePull,
         ("images", "viz") => Route::NotInCluster,
         ("images", rest) if get => named(rest, "json")
             .map(|name| Route::Image(name, "json"))
             .or_else(|| named(rest, "history").map(|name| Route::Image(name, "history")))
-            .unwrap_or(Route::Unsupported),
+            .unwrap_or_else(missing),
         ("networks", "") if get => Route::Networks,
         ("networks", name) if get => Route::Network(name.to_owned()),
         ("volumes", "") if get => Route::Volumes,
         ("volumes", name) if get => Route::Volume(name.to_owned()),
-        (first, _) if KNOWN.contains(&first) => Route::Unsupported,
-        _ => Route::Unknown,
+        _ => missing(),
     }
 }
 
-fn container(method: &Method, rest: &str) -> Route {
+/// Tells a route that is not there yet from one that never was.
+fn unserved(method: &Method, path: &str) -> Route {
+    let fits = |pattern: &str| match pattern.split_once('*') {
+        Some((before, after)) => path
+            .strip_prefix(before)
+            .and_then(|rest| rest.strip_suffix(after))
+            .is_some_and(|name| !name.is_empty()),
+        None => path == pattern,
+    };
+    let known = UNSUPPORTED
+        .iter()
+        .any(|(wanted, pattern)| method.as_str() == *wanted && fits(pattern));
+    if known {
+        Route::Unsupported(path.to_owned())
+    } else {
+        Route::Unknown
+    }
+}
+
+fn container(method: &Method, rest: &str) -> Option<Route> {
     if *method == Method::DELETE {
-        return Route::Remove(rest.to_owned());
+        return Some(Route::Remove(rest.to_owned()));
     }
     let post = *method == Method::POST;
     if *method == Method::GET
         && let Some(name) = named(rest, "json")
     {
-        return Route::Inspect(name);
+        return Some(Route::Inspect(name));
     }
     if post && let Some(name) = named(rest, "rename") {
-        return Route::Rename(name);
+        return Some(Route::Rename(name));
     }
     if post && let Some(name) = named(rest, "exec") {
-        return Route::ExecCreate(name);
+        return Some(Route::ExecCreate(name));
     }
     for (wanted, path, effect) in OPERATIONS {
         if method.as_str() == wanted
             && let Some(name) = named(rest, path)
         {
-            return Route::Container(name, Operation { path, effect });
+            return Some(Route::Container(name, Operation { path, effect }));
         }
     }
-    Route::Unsupported
+    None
 }
 
-fn exec(method: &Method, rest: &str) -> Route {
+fn exec(method: &Method, rest: &str) -> Option<Route> {
     for (wanted, path) in [("POST", "start"), ("POST", "resize"), ("GET", "json")] {
         if method.as_str() == wanted
             && let Some(id) = named(rest, path)
         {
-            return Route::Exec(id, path);
+            return Some(Route::Exec(id, path));
         }
     }
-    Route::Unsupported
+    None
 }
 
 /// The name in front of `/<path>`; it may be empty and may contain slashes.
@@ -340,14 +401,19 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told_from_what_never_was() {
-        check(&Method::POST, "/build", None, &Route::Unsupported);
+        let unsupported = |path: &str| Route::Unsupported(path.to_owned());
+        check(&Method::POST, "/build", None, &unsupported("build"));
         check(
             &Method::POST,
             "/v1.41/images/load",
             Some("1.41"),
-            &Route::Unsupported,
+            &unsupported("images/load"),
         );
-        check(&Method::GET, "/swarm", None, &Route::Unsupported);
+        let tag = "images/registry:5000/a/b/tag";
+        check(&Method::POST, &format!("/{tag}"), None, &unsupported(tag));
+        check(&Method::GET, "/swarm", None, &unsupported("swarm"));
+        check(&Method::PUT, "/info", None, &Route::Unknown);
+        check(&Method::GET, "/containers/web/stop", None, &Route::Unknown);
         check(&Method::GET, "/favicon.ico", None, &Route::Unknown);
         check(&Method::GET, "/images/viz", None, &Route::NotInCluster);
     }

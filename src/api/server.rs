@@ -19,7 +19,11 @@ use super::{
     handlers::{self, Context},
     tunnel::Tunnels,
 };
-use crate::{cluster::Cluster, config::listen::ListenAddr, engine::transport::Body};
+use crate::{
+    cluster::Cluster,
+    config::listen::ListenAddr,
+    engine::transport::{Body, keep_alive},
+};
 
 /// How long a client may take to send a request's head, and a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
@@ -173,6 +177,8 @@ impl Acceptor {
             Listener::Tcp(tcp) => {
                 let (stream, _) = tcp.accept().await?;
                 stream.set_nodelay(true)?;
+                // A client that vanished without a word would hold its streams for ever.
+                keep_alive(&stream)?;
                 self.start(stream);
             }
             Listener::Unix(unix) => {

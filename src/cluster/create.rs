@@ -144,7 +144,11 @@ impl Cluster {
                     continue;
                 }
             }
-            let retriable = matches!(error, CreateError::Engine(_) | CreateError::NodeGone);
+            // An engine whose answer was lost may still make the container: never make two.
+            let retriable = match &error {
+                CreateError::Engine(error) => !error.is_answer_lost(),
+                other => matches!(other, CreateError::NodeGone),
+            };
             if !retriable || retries >= self.options().create_retries {
                 return Err(error);
             }
@@ -184,8 +188,15 @@ impl Cluster {
             && error.is_contact_failure()
         {
             self.report_failure(&addr, error);
+            // Whatever comes next shall know how the engine is and what it holds.
+            self.refresh(&addr, Refresh::Containers).await;
         }
-        let body = outcome?;
+        let body = match outcome {
+            Err(error) if error.is_answer_lost() => {
+                self.find_created(&addr, &draft.request.id).ok_or(error)?
+            }
+            other => other?,
+        };
         if let Some(id) = RawObject::parse(&body)
             .ok()
             .and_then(|answer| answer.parsed::<String>("Id").ok().flatten())
@@ -199,6 +210,19 @@ impl Cluster {
         }
         drop(reservation);
         Ok(Created { body, addr })
+    }
+
+    /// What the engine would have answered, if it made the container and only its answer was lost.
+    fn find_created(&self, addr: &EngineAddr, swarm_id: &str) -> Option<Bytes> {
+        let snapshot = self.snapshot();
+        let containers = &snapshot.node(addr)?.inventory.containers;
+        let made = containers
+            .values()
+            .find(|container| container.swarm_id.as_deref() == Some(swarm_id))?;
+        let mut answer = RawObject::default();
+        answer.set("Id", &&*made.id);
+        answer.set("Warnings", &Vec::<String>::new());
+        Some(answer.to_bytes().into())
     }
 }
 
@@ -262,11 +286,13 @@ async fn create_on(
 /// Whether an engine refused because it has no such image. A 404 may also mean a network or a
 /// volume driver, and engines tell them apart by their text alone.
 fn is_missing_image(error: &ClientError) -> bool {
+    let text = error.to_string().to_ascii_lowercase();
+    let speaks_of = |word: &str| text.contains(word);
     error.status() == Some(StatusCode::NOT_FOUND)
-        && error
-            .to_string()
-            .to_ascii_lowercase()
-            .contains("no such image")
+        && (speaks_of("no such image")
+            || speaks_of("manifest unknown")
+            || speaks_of("repository does not exist")
+            || (speaks_of("image") && speaks_of("not found")))
 }
 
 /// Whether a create failed for want of an image, on the node and in the registry.
@@ -519,6 +545,23 @@ mod tests {
 
     fn labels(draft: &Draft) -> BTreeMap<String, String> {
         draft.body.parsed("Labels").unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_missing_image_is_told_from_other_things_that_are_missing() {
+        for (status, text, expected) in [
+            (404, "No such image: busybox:latest", true),
+            (404, "manifest unknown: manifest unknown", true),
+            (404, "image busybox:latest not found", true),
+            (404, "network front not found", false),
+            (500, "No such image: busybox:latest", false),
+        ] {
+            let error = ClientError::Engine {
+                status: StatusCode::from_u16(status).unwrap(),
+                message: text.to_owned(),
+            };
+            assert_eq!(is_missing_image(&error), expected, "{text}");
+        }
     }
 
     #[test]

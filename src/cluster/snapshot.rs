@@ -158,10 +158,10 @@ impl Snapshot {
             .flat_map(|(_, places)| places.iter().cloned());
         let mut hits = ids.chain(swarm_ids);
         let first = hits.next()?;
-        match hits.next() {
-            Some(second) if second != first => None,
-            _ => self.at(&first),
+        if hits.any(|other| other != first) {
+            return None;
         }
+        self.at(&first)
     }
 
     fn at(&self, place: &Place) -> Option<Found> {

@@ -68,6 +68,17 @@ impl ClientError {
         }
     }
 
+    /// Whether the engine may have done what was asked although no answer came.
+    pub fn is_answer_lost(&self) -> bool {
+        match self {
+            Self::Engine { .. }
+            | Self::Transport(TransportError::Busy { .. } | TransportError::Connect { .. }) => {
+                false
+            }
+            Self::Transport(_) | Self::Answer { .. } => true,
+        }
+    }
+
     /// Whether the engine could not be reached, rather than said no.
     pub fn is_contact_failure(&self) -> bool {
         match self {
@@ -133,6 +144,15 @@ impl Client {
             }
         };
         self.get_list(&path).await
+    }
+
+    /// The list entries of all containers with their sizes, which the engine has to measure.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn container_sizes(&self) -> Result<Vec<RawObject>, ClientError> {
+        self.get_list("/containers/json?all=1&size=1").await
     }
 
     /// The inspect document of a container, as the engine wrote it.
@@ -423,9 +443,15 @@ pub fn progress_error(line: &[u8]) -> Result<(), ClientError> {
     };
     match object.parsed::<String>("error") {
         Ok(Some(message)) => {
-            let missing = ["not found", "does not exist", "manifest unknown"]
-                .iter()
-                .any(|text| message.contains(text));
+            let text = message.to_ascii_lowercase();
+            let missing = [
+                "not found",
+                "does not exist",
+                "manifest unknown",
+                "no such image",
+            ]
+            .iter()
+            .any(|sign| text.contains(sign));
             Err(ClientError::Engine {
                 status: if missing {
                     StatusCode::NOT_FOUND

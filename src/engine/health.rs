@@ -133,12 +133,17 @@ impl Health {
         *self = Self::new(self.limit);
     }
 
-    /// How long to wait before the engine is tried again: doubling with each failed try, bounded by
-    /// [`MAX_BACK_OFF`]. Classic Swarm's grew to hours.
+    /// How long to wait before the engine is tried again.
     pub fn back_off(&self) -> Duration {
-        let doublings = self.attempts.saturating_sub(1).min(16);
-        (MIN_BACK_OFF * (1 << doublings)).min(MAX_BACK_OFF)
+        back_off(self.attempts)
     }
+}
+
+/// A wait that doubles with each failed try, bounded by [`MAX_BACK_OFF`]. Classic Swarm's grew to
+/// hours.
+pub fn back_off(tries: u32) -> Duration {
+    let doublings = tries.saturating_sub(1).min(16);
+    (MIN_BACK_OFF * (1 << doublings)).min(MAX_BACK_OFF)
 }
 
 #[cfg(test)]

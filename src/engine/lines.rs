@@ -55,7 +55,14 @@ impl Lines {
                 return Err(LinesError::TooLong);
             }
             match self.body.frame().await {
-                None => return Ok(Vec::new()),
+                // The last line may lack its break.
+                None => {
+                    self.searched = 0;
+                    let last = std::mem::take(&mut self.rest);
+                    let line = last.trim_ascii();
+                    let lines = (!line.is_empty()).then(|| line.to_vec());
+                    return Ok(lines.into_iter().collect());
+                }
                 Some(frame) => {
                     if let Some(data) = frame?.data_ref() {
                         self.rest.extend_from_slice(data);

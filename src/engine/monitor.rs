@@ -29,7 +29,7 @@ use crate::{
     engine::{
         client::{Client, ClientError},
         event::{Event, NodeEvent},
-        health::{Health, Status, Transition},
+        health::{Health, MAX_BACK_OFF, Status, Transition, back_off},
         inventory::{Inventory, container::CpuShares},
         lines::Lines,
         transport::{Limits, Transport},
@@ -48,6 +48,13 @@ const CONCURRENT_VALIDATIONS: usize = 128;
 
 /// How many events are handled with one look at the engine.
 const EVENT_BATCH: usize = 512;
+
+/// Connections for the monitor alone, so that no number of clients can starve it: the event
+/// stream, the inspections of a listing, and a few to spare.
+const OWN_CONNECTIONS: usize = 12;
+
+/// An event stream that lasted this long was good; shorter ones are reopened ever more slowly.
+const GOOD_STREAM: Duration = Duration::from_secs(10);
 
 /// What every monitor needs to know.
 #[derive(Clone, Debug)]
@@ -120,6 +127,9 @@ struct Inner {
     options: Options,
     updates: mpsc::Sender<Update>,
     running: Mutex<HashMap<EngineAddr, Handle>>,
+    /// Monitors that were told to stop and may still have a last word; a new one for the same
+    /// address waits for it.
+    leaving: Mutex<HashMap<EngineAddr, CancellationToken>>,
     validations: Arc<Semaphore>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -128,6 +138,7 @@ struct Inner {
 struct Handle {
     commands: mpsc::Sender<Command>,
     stop: CancellationToken,
+    ended: CancellationToken,
 }
 
 impl Monitors {
@@ -143,6 +154,7 @@ impl Monitors {
                 options,
                 updates,
                 running: Mutex::default(),
+                leaving: Mutex::default(),
                 validations: Arc::new(Semaphore::new(CONCURRENT_VALIDATIONS)),
                 tasks,
                 shutdown,
@@ -159,10 +171,19 @@ impl Monitors {
         let (commands, received) = mpsc::channel(256);
         let stop = self.inner.shutdown.child_token();
         let options = self.inner.options.clone();
-        let transport = Arc::new(Transport::new(addr.clone(), &options.limits));
+        let own_limits = Limits {
+            max_connections: OWN_CONNECTIONS,
+            max_idle: options.limits.max_idle.min(1),
+            ..options.limits.clone()
+        };
+        let client = |limits: &Limits| {
+            let transport = Arc::new(Transport::new(addr.clone(), limits));
+            Client::new(transport, options.request_timeout)
+        };
         let monitor = Monitor {
-            base: Client::new(transport, options.request_timeout),
-            client: None,
+            base: client(&own_limits),
+            shared: client(&options.limits),
+            api_version: None,
             health: Health::new(options.failure_limit),
             inventory: Inventory::pending(addr.clone()),
             options,
@@ -172,17 +193,36 @@ impl Monitors {
             stop: stop.clone(),
             specs_at: Instant::now(),
             last_event_nano: None,
+            short_streams: 0,
             waiting: Vec::new(),
         };
         let span = info_span!("engine", %addr);
-        self.inner.tasks.spawn(monitor.run().instrument(span));
-        running.insert(addr, Handle { commands, stop });
+        let before = lock(&self.inner.leaving).remove(&addr);
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        let run = async move {
+            if let Some(before) = before {
+                before.cancelled().await;
+            }
+            monitor.run().await;
+            drop(guard);
+        };
+        self.inner.tasks.spawn(run.instrument(span));
+        let handle = Handle {
+            commands,
+            stop,
+            ended,
+        };
+        running.insert(addr, handle);
     }
 
     /// Stops watching an engine.
     pub fn remove(&self, addr: &EngineAddr) {
         if let Some(handle) = self.running().remove(addr) {
             handle.stop.cancel();
+            let mut leaving = lock(&self.inner.leaving);
+            leaving.retain(|_, ended| !ended.is_cancelled());
+            leaving.insert(addr.clone(), handle.ended);
         }
     }
 
@@ -223,20 +263,23 @@ impl Monitors {
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<EngineAddr, Handle>> {
-        self.inner
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.running)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One engine's monitor; see the module.
 struct Monitor {
     options: Options,
-    /// Speaks no version in particular.
+    /// For the monitor's own calls; speaks no version in particular.
     base: Client,
-    /// Speaks the negotiated version; `None` before first contact.
-    client: Option<Client>,
+    /// For everybody else, with connections of its own; speaks no version in particular.
+    shared: Client,
+    /// What the engine speaks; `None` before first contact.
+    api_version: Option<(u32, u32)>,
     health: Health,
     inventory: Inventory,
     updates: mpsc::Sender<Update>,
@@ -245,6 +288,8 @@ struct Monitor {
     stop: CancellationToken,
     specs_at: Instant,
     last_event_nano: Option<i64>,
+    /// Event streams in a row that ended soon after they began.
+    short_streams: u32,
     /// Who waits for the next publication.
     waiting: Vec<oneshot::Sender<()>>,
 }
@@ -303,7 +348,7 @@ impl Monitor {
     async fn validate(&mut self) -> Result<Lines, MonitorError> {
         let permit = Arc::clone(&self.validations).acquire_owned().await;
         self.learn_specs().await?;
-        let client = self.client().clone();
+        let client = self.client();
         // The stream is opened before the lists are read, so that no change falls between them.
         let events = Lines::new(client.events(self.last_event_nano).await?);
         self.list_containers().await?;
@@ -339,25 +384,26 @@ impl Monitor {
 
     /// Follows events and commands until contact is lost.
     async fn follow(&mut self, mut events: Lines) -> End {
-        let mut next_list = Instant::now() + self.refresh_wait();
+        let opened = Instant::now();
+        let mut next_list = opened + self.refresh_wait();
+        let mut reopen_at = None;
         loop {
+            // In no fixed order, so that callers who never pause do not hold up events.
             let outcome = tokio::select! {
-                biased;
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command).await,
                     None => return End::Stopped,
                 },
-                batch = events.next_batch(EVENT_BATCH) => match batch {
-                    Ok(batch) if batch.is_empty() => {
-                        debug!("event stream ended");
-                        return End::Again;
-                    }
-                    Ok(batch) => self.handle_events(&batch).await,
-                    Err(error) => {
-                        debug!(%error, "event stream broke");
-                        return End::Again;
+                batch = events.next_batch(EVENT_BATCH), if reopen_at.is_none() => match batch {
+                    Ok(batch) if !batch.is_empty() => self.handle_events(&batch).await,
+                    ended => {
+                        debug!(?ended, "event stream ended");
+                        reopen_at = Some(Instant::now() + self.reopen_wait(opened.elapsed()));
+                        Ok(())
                     }
                 },
+                () = tokio::time::sleep_until(reopen_at.unwrap_or(next_list)),
+                    if reopen_at.is_some() => return End::Again,
                 () = tokio::time::sleep_until(next_list) => {
                     next_list = Instant::now() + self.refresh_wait();
                     self.relist().await
@@ -372,6 +418,20 @@ impl Monitor {
                 Err(error) => return End::Failed(error),
             }
         }
+    }
+
+    /// How long to do without an event stream after one that lasted for `lasted`. The first one
+    /// that breaks is reopened at once: most likely the engine died, and that must be noticed.
+    fn reopen_wait(&mut self, lasted: Duration) -> Duration {
+        if lasted >= GOOD_STREAM {
+            self.short_streams = 0;
+        }
+        let wait = match self.short_streams {
+            0 => Duration::ZERO,
+            streams => back_off(streams),
+        };
+        self.short_streams = self.short_streams.saturating_add(1);
+        wait
     }
 
     /// Repairs what events missed.
@@ -427,7 +487,11 @@ impl Monitor {
             match Event::parse(line, &self.inventory) {
                 Ok(event) => {
                     touched.add(&event);
-                    self.last_event_nano = Some(event.time_nano + 1);
+                    // Events may come slightly out of order, and without a time.
+                    if event.time_nano > 0 {
+                        let next = Some(event.time_nano.saturating_add(1));
+                        self.last_event_nano = self.last_event_nano.max(next);
+                    }
                     events.push(event);
                 }
                 Err(error) => warn!(%error, "engine sent an event that is none"),
@@ -468,10 +532,7 @@ impl Monitor {
     async fn wait_to_retry(&mut self) -> Wait {
         let base = self.health.back_off();
         let jitter = rand::rng().random_range(0.75..1.25);
-        let until = Instant::now()
-            + base
-                .mul_f64(jitter)
-                .min(crate::engine::health::MAX_BACK_OFF);
+        let until = Instant::now() + base.mul_f64(jitter).min(MAX_BACK_OFF);
         loop {
             let command = tokio::select! {
                 biased;
@@ -482,9 +543,12 @@ impl Monitor {
             match command {
                 None => return Wait::Stopped,
                 Some(Command::Failure(_)) => {}
-                // The engine is down, and what is known of it is public already. Whoever waits
-                // must not wait for the back-off; dropping the sender lets it go on.
-                Some(Command::Refresh(..)) => {}
+                // The engine is down. Whoever waits must not wait for the back-off, only until
+                // everybody knows.
+                Some(Command::Refresh(_, done)) => {
+                    self.waiting.push(done);
+                    self.publish(Vec::new()).await;
+                }
             }
         }
     }
@@ -507,7 +571,7 @@ impl Monitor {
         self.inventory.updated_at = SystemTime::now();
         let update = Update::Changed {
             inventory: Arc::new(self.inventory.clone()),
-            client: self.client().clone(),
+            client: self.speaking(&self.shared),
             events,
             done: std::mem::take(&mut self.waiting),
         };
@@ -519,8 +583,16 @@ impl Monitor {
         Event::of_node(event, &self.inventory, chrono::Utc::now())
     }
 
-    fn client(&self) -> &Client {
-        self.client.as_ref().unwrap_or(&self.base)
+    /// The monitor's own client, at the negotiated version.
+    fn client(&self) -> Client {
+        self.speaking(&self.base)
+    }
+
+    fn speaking(&self, client: &Client) -> Client {
+        match self.api_version {
+            Some(version) => client.at_version(version),
+            None => client.clone(),
+        }
     }
 
     fn refresh_wait(&self) -> Duration {

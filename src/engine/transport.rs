@@ -81,7 +81,7 @@ pub enum TransportError {
         /// What the system said.
         source: BodyError,
     },
-    /// All connections are in use.
+    /// All connections are in use, and none came free within the connect timeout.
     #[error("too many connections to the engine at {addr}: all {limit} are in use")]
     Busy {
         /// The engine, as a URL.
@@ -237,10 +237,13 @@ struct Busy {
 
 impl Connector {
     async fn connect(self) -> Result<EngineStream, BodyError> {
-        let permit = self
-            .permits
-            .try_acquire_owned()
-            .map_err(|_| Busy { limit: self.limit })?;
+        let busy = Busy { limit: self.limit };
+        // Most calls are short, so a place is worth waiting for. A connection that another call
+        // gives back in the meantime is used instead of this one.
+        let free = self.permits.acquire_owned();
+        let Ok(Ok(permit)) = tokio::time::timeout(self.timeout, free).await else {
+            return Err(busy.into());
+        };
         let socket = tokio::time::timeout(self.timeout, async {
             Ok::<_, io::Error>(match &self.addr {
                 EngineAddr::Tcp { host, port } => {
@@ -265,7 +268,11 @@ impl Connector {
 
 /// Notices within half a minute that the other host is gone, although nothing is sent: event
 /// streams are silent for hours.
-fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+///
+/// # Errors
+///
+/// The system refuses to set the options.
+pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     let options = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
         .with_interval(Duration::from_secs(5))

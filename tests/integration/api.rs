@@ -337,3 +337,56 @@ async fn bollard_runs_a_command_in_a_container() {
     let version = docker.version().await.unwrap();
     assert!(version.version.unwrap().starts_with("swarm/"));
 }
+
+#[tokio::test]
+async fn only_routes_of_the_docker_api_are_not_supported_yet() {
+    let daemon = Daemon::start(1).await;
+    for (method, path) in [
+        (Method::PUT, "/v1.41/info"),
+        (Method::POST, "/version"),
+        (Method::GET, "/build"),
+        (Method::DELETE, "/containers/json"),
+        (Method::GET, "/containers/web/stop"),
+        (Method::GET, "/swarm/nonsense"),
+    ] {
+        let (status, _) = daemon.json(method.clone(), path, "").await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path}");
+    }
+    let (status, answer) = daemon
+        .json(Method::POST, "/v1.41/containers/prune", "")
+        .await;
+    assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
+    assert_eq!(
+        message(&answer),
+        "POST /containers/prune is not supported yet"
+    );
+}
+
+#[tokio::test]
+async fn sizes_are_asked_of_the_engines_that_answer() {
+    let daemon = Daemon::start(2).await;
+    daemon.run("one").await;
+    daemon.run("two").await;
+    let (status, list) = daemon
+        .json(Method::GET, "/v1.41/containers/json?all=1&size=1", "")
+        .await;
+    assert_eq!(status, StatusCode::OK, "{list}");
+    for entry in list.as_array().unwrap() {
+        assert_eq!(entry["SizeRw"], 4096, "{entry}");
+        assert!(entry["Names"][0].as_str().unwrap().len() > 2);
+    }
+    daemon.bench.fleet.engine(1).set_fault_on(
+        "GET /containers/json",
+        Fault::Error500("no sizes".to_owned()),
+    );
+    let (_, list) = daemon
+        .json(Method::GET, "/v1.41/containers/json?all=1&size=1", "")
+        .await;
+    let sizes: Vec<_> = list.as_array().unwrap().iter().collect();
+    assert_eq!(sizes.len(), 2);
+    assert_eq!(
+        sizes.iter().filter(|e| e["SizeRw"] == 4096).count(),
+        1,
+        "{list}"
+    );
+}

@@ -183,7 +183,7 @@ impl Bench {
         Arc::clone(&seen)
     }
 
-    async fn create(&self, name: &str, body: &str) -> Result<String, CreateError> {
+    pub async fn create(&self, name: &str, body: &str) -> Result<String, CreateError> {
         let created = self
             .cluster
             .create(CreateRequest {
@@ -230,7 +230,7 @@ fn id_of(body: &Bytes) -> String {
     answer.parsed("Id").unwrap().unwrap()
 }
 
-const BODY: &str = r#"{"Image":"busybox","Cmd":["sleep","1000"]}"#;
+pub const BODY: &str = r#"{"Image":"busybox","Cmd":["sleep","1000"]}"#;
 
 #[tokio::test]
 async fn creates_that_arrive_together_are_spread_and_all_seen() {

@@ -77,7 +77,7 @@ pub fn list(context: &Context, version: Option<&str>, query: &Query) -> Answer {
         }
     }
     let mut images: Vec<Merged> = merged.into_values().collect();
-    images.sort_by_key(|merged| std::cmp::Reverse(merged.image.created));
+    images.sort_by_key(|held| std::cmp::Reverse(held.image.created));
     let entries: Vec<RawObject> = images.into_iter().map(Merged::into_entry).collect();
     Ok(json(&entries))
 }

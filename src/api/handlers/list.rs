@@ -1,13 +1,18 @@
 //! `GET /containers/json`: every container of the cluster.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use tracing::warn;
 
 use super::{Answer, Context, json_bytes};
 use crate::{
@@ -20,6 +25,7 @@ use crate::{
     cluster::snapshot::{Found, Node, Snapshot},
     engine::{
         inventory::{Container, resources::Tag},
+        raw::RawObject,
         transport::{Body, BodyError},
     },
 };
@@ -47,18 +53,56 @@ const KNOWN: [&str; 16] = [
 /// How much of the answer is encoded at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// How many engines are asked for sizes at once.
+const CONCURRENT_SIZES: usize = 16;
+
 /// Lists containers, newest first.
-pub fn list(context: &Context, query: &Query) -> Answer {
-    if query.flag("size") {
-        return Err(ApiError::unsupported(
-            &http::Method::GET,
-            "/containers/json?size=1",
-        ));
-    }
+pub async fn list(context: &Context, query: &Query) -> Answer {
     let snapshot = context.cluster.snapshot();
     let filters = ListFilters::parse(query.get("filters"), &KNOWN)?;
     let select = Selection::new(&snapshot, query, filters)?;
-    Ok(stream_entries(select.apply(&snapshot)))
+    let found = select.apply(&snapshot);
+    let sizes = if query.flag("size") {
+        sizes(&found).await
+    } else {
+        Sizes::new()
+    };
+    Ok(stream_entries(found, sizes))
+}
+
+/// The members of list entries that only engines know, by container ID.
+type Sizes = HashMap<String, RawObject>;
+
+/// Asks the engines of the containers for sizes. Containers of an engine that does not tell have
+/// none.
+async fn sizes(found: &[Found]) -> Sizes {
+    let nodes: BTreeMap<_, _> = found
+        .iter()
+        .filter(|one| one.node.inventory.is_healthy())
+        .map(|one| (one.node.inventory.addr.clone(), Arc::clone(&one.node)))
+        .collect();
+    stream::iter(nodes.into_values())
+        .map(|node| async move {
+            let answer = node.client.container_sizes().await;
+            answer.unwrap_or_else(|error| {
+                warn!(node = node.inventory.name(), %error, "engine does not tell sizes");
+                Vec::new()
+            })
+        })
+        .buffer_unordered(CONCURRENT_SIZES)
+        .flat_map(stream::iter)
+        .filter_map(|entry| async move {
+            let id = entry.parsed::<String>("Id").ok().flatten()?;
+            let mut sizes = RawObject::default();
+            for name in ["SizeRw", "SizeRootFs"] {
+                if let Some(size) = entry.get(name) {
+                    sizes.set(name, &size);
+                }
+            }
+            Some((id, sizes))
+        })
+        .collect()
+        .await
 }
 
 /// Which containers are wanted.
@@ -296,10 +340,10 @@ fn split_port(text: &str) -> Option<(u16, &str)> {
 }
 
 /// Encodes entries as they are sent, so that the answer is never in memory as a whole.
-fn stream_entries(found: Vec<Found>) -> Response<Body> {
+fn stream_entries(found: Vec<Found>, sizes: Sizes) -> Response<Body> {
     let now: DateTime<Utc> = Utc::now();
-    let state = (found.into_iter(), Part::Start);
-    let chunks = stream::unfold(state, move |(mut found, part)| async move {
+    let state = (found.into_iter(), sizes, Part::Start);
+    let chunks = stream::unfold(state, move |(mut found, sizes, part)| async move {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES + 4096);
         let mut first = match part {
             Part::End => return None,
@@ -315,7 +359,9 @@ fn stream_entries(found: Vec<Found>) -> Response<Body> {
                 chunk.push(b',');
             }
             first = false;
-            chunk.extend(entries::encode(&one.container, &one.node.inventory, now));
+            let more = sizes.get(&*one.container.id);
+            let inventory = &one.node.inventory;
+            chunk.extend(entries::encode(&one.container, inventory, more, now));
             if chunk.len() >= CHUNK_BYTES {
                 next = Part::Middle;
                 break;
@@ -325,7 +371,7 @@ fn stream_entries(found: Vec<Found>) -> Response<Body> {
             chunk.extend_from_slice(b"]\n");
         }
         let frame = Ok::<_, Infallible>(Frame::data(Bytes::from(chunk)));
-        Some((frame, (found, next)))
+        Some((frame, (found, sizes, next)))
     });
     let body = StreamBody::new(chunks)
         .map_err(|never| -> BodyError { match never {} })

@@ -37,7 +37,7 @@ pub fn pull(context: &Context, query: &Query, headers: &HeaderMap) -> Answer {
     if image.is_empty() {
         return Err(ApiError::unsupported(
             &http::Method::POST,
-            "/images/create?fromSrc (import)",
+            "images/create?fromSrc (import)",
         ));
     }
     let reference = match query.get("tag") {

@@ -278,7 +278,8 @@ impl HostConfig {
         let cpu_nano = match (self.nano_cpus, shares) {
             (1.., _) => self.nano_cpus.unsigned_abs(),
             (_, CpuShares::Cores) => {
-                self.cpu_shares.max(0).unsigned_abs() * u64::from(cpus) / 1024 * NANO
+                let shares = self.cpu_shares.max(0).unsigned_abs();
+                (shares.saturating_mul(u64::from(cpus)) / 1024).saturating_mul(NANO)
             }
             (_, CpuShares::Shares) => 0,
         };

@@ -80,7 +80,7 @@ impl Monitor {
 
     /// Lists all containers and inspects those that are new or look different.
     pub(super) async fn list_containers(&mut self) -> Result<(), MonitorError> {
-        let client = self.client().clone();
+        let client = self.client();
         let entries = client.containers(None).await?;
         let mut kept = imbl::OrdMap::new();
         let mut changed = Vec::new();
@@ -104,7 +104,7 @@ impl Monitor {
 
     /// Lists and inspects some containers; those that are gone are forgotten.
     pub(super) async fn list_one(&mut self, ids: &[Arc<str>]) -> Result<(), MonitorError> {
-        let client = self.client().clone();
+        let client = self.client();
         let looks: Vec<_> = stream::iter(ids.iter().cloned())
             .map(|id| {
                 let client = client.clone();
@@ -174,7 +174,8 @@ impl Monitor {
         Ok(())
     }
 
-    /// Inspects containers; one that vanished meanwhile, or whose answer is odd, is left out.
+    /// Inspects containers. One that vanished meanwhile is left out; one whose answer is odd stays
+    /// as it was known, since an engine may fail to inspect one broken container for ever.
     async fn inspect_all(
         &self,
         client: &Client,
@@ -195,20 +196,21 @@ impl Monitor {
             .await;
         let mut containers = Vec::with_capacity(answers.len());
         for (id, entry, answer) in answers {
-            match answer {
+            let odd = match answer {
                 Ok(inspect) => match Container::parse(&entry, &inspect, cpus, shares) {
-                    Ok(container) => containers.push(Arc::new(container)),
-                    Err(error) => {
-                        tracing::warn!(container = &*id, %error, "container left out");
+                    Ok(container) if container.id == id => {
+                        containers.push(Arc::new(container));
+                        continue;
                     }
+                    Ok(container) => format!("it has the ID `{}`", container.id),
+                    Err(error) => error.to_string(),
                 },
-                Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => {}
-                // An engine may fail to inspect one broken container for ever.
-                Err(ClientError::Engine { status, message }) => {
-                    tracing::warn!(container = &*id, %status, message, "container left out");
-                }
+                Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => continue,
+                Err(ClientError::Engine { status, message }) => format!("{status}: {message}"),
                 Err(error) => return Err(error.into()),
-            }
+            };
+            tracing::warn!(container = &*id, odd, "container cannot be inspected");
+            containers.extend(self.inventory.containers.get(&id).cloned());
         }
         Ok(containers)
     }

@@ -44,9 +44,7 @@ impl Monitor {
         } else {
             self.inventory.specs = Some(Arc::new(specs));
         }
-        if let Some(specs) = &self.inventory.specs {
-            self.client = Some(self.base.at_version(specs.api_version));
-        }
+        self.api_version = self.inventory.specs.as_ref().map(|specs| specs.api_version);
         self.specs_at = Instant::now();
         match self.base.transport().resolve().await {
             Ok(ip) => self.inventory.ip = Some(ip),
