@@ -346,8 +346,9 @@ impl Monitor {
 
     /// Learns everything about the engine and publishes it.
     async fn validate(&mut self) -> Result<Lines, MonitorError> {
-        let permit = Arc::clone(&self.validations).acquire_owned().await;
+        // An engine that does not answer fails here, before it takes a place from one that does.
         self.learn_specs().await?;
+        let permit = Arc::clone(&self.validations).acquire_owned().await;
         let client = self.client();
         // The stream is opened before the lists are read, so that no change falls between them.
         let events = Lines::new(client.events(self.last_event_nano).await?);
