@@ -27,6 +27,8 @@ use crate::{
     },
 };
 
+mod unruly;
+
 const DEFAULT_FILTERS: [&str; 7] = [
     "health",
     "port",
@@ -144,7 +146,7 @@ fn guest(kind: Kind, mode: &str) -> Spec {
         limits: Limits {
             memory_bytes: 16 << 20,
             call: match mode {
-                "loop" => Duration::from_millis(100),
+                mode if mode.starts_with("loop") => Duration::from_millis(100),
                 _ => Duration::from_secs(30),
             },
             ..Limits::for_kind(kind)
@@ -251,13 +253,15 @@ fn filters_ask_the_inventory_of_the_call() {
         containers: vec![(1, "db"), (2, "db2")],
         ports: vec![(0, 80)],
     };
-    let mut request = Request::default();
-    request.bindings = vec![PortBinding {
-        host_ip: String::new(),
-        first: 80,
-        last: 80,
-        protocol: "tcp".to_owned(),
-    }];
+    let mut request = Request {
+        bindings: vec![PortBinding {
+            host_ip: String::new(),
+            first: 80,
+            last: 80,
+            protocol: "tcp".to_owned(),
+        }],
+        ..Request::default()
+    };
     let placed = place(&mut scheduler, &nodes(), fleet(), &request);
     assert_eq!(placed.unwrap(), ["b", "c"]);
     request.references = vec![Reference {
@@ -323,77 +327,6 @@ fn the_seed_decides_what_is_random() {
 }
 
 #[test]
-fn an_unruly_filter_refuses_the_request_by_name() {
-    for (mode, reason) in [
-        (
-            "panic",
-            "trapped: wasm `unreachable` instruction executed (panicked at ",
-        ),
-        ("loop", "ran longer than 100ms"),
-        ("bomb", "wants more memory than its limit of 16 MiB"),
-        (
-            "stale",
-            "says its node table is stale right after it got all of it",
-        ),
-    ] {
-        let mut scheduler = with_filter(&loader(), guest(Kind::Filter, mode));
-        let error = place_any(&mut scheduler).unwrap_err();
-        let start = format!("filter plugin `unruly` failed: {reason}");
-        assert!(error.starts_with(&start), "{mode}: {error}");
-        let troubles = scheduler.troubles();
-        assert_eq!(troubles.len(), 1, "{mode}: {troubles:?}");
-        assert!(
-            troubles[0].starts_with("filter plugin `unruly`: "),
-            "{troubles:?}"
-        );
-    }
-}
-
-#[test]
-fn a_filter_that_may_be_skipped_does_not_refuse() {
-    let spec = Spec {
-        on_failure: OnFailure::Skip,
-        ..guest(Kind::Filter, "panic")
-    };
-    let mut scheduler = with_filter(&loader(), spec);
-    for _ in 0..10 {
-        assert_eq!(place_any(&mut scheduler).unwrap(), ["a", "b", "c"]);
-    }
-}
-
-#[test]
-fn one_poisonous_request_does_not_hurt_the_next() {
-    let mut scheduler = with_filter(&loader(), guest(Kind::Filter, "panic-on-poison"));
-    assert!(place_any(&mut scheduler).is_ok());
-    let mut poison = Request::default();
-    poison.name = "poison".to_owned();
-    let refused = place(&mut scheduler, &nodes(), Fleet::default(), &poison);
-    assert!(refused.unwrap_err().contains("`unruly` failed"));
-    assert!(place_any(&mut scheduler).is_ok());
-}
-
-#[test]
-fn a_filter_that_keeps_failing_is_left_alone_for_a_while() {
-    let watch = Watch::new();
-    let mut scheduler = with_filter(&watch.loader(), guest(Kind::Filter, "panic"));
-    let mut refused = || place_any(&mut scheduler).unwrap_err();
-    assert!(!refused().contains("tried again"));
-    assert!(!refused().contains("tried again"));
-    let waiting = refused();
-    assert!(waiting.contains("; it is tried again in "), "{waiting}");
-    watch.advance(Duration::from_millis(200));
-    assert!(!refused().contains("tried again"));
-    for _ in 0..2 {
-        watch.advance(Duration::from_secs(1));
-        refused();
-    }
-    watch.advance(Duration::from_secs(30));
-    assert!(refused().contains("; it is tried again in "));
-    watch.advance(Duration::from_secs(30));
-    assert!(!refused().contains("tried again"));
-}
-
-#[test]
 fn a_plugin_that_cannot_be_loaded_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| -> Source {
@@ -401,7 +334,7 @@ fn a_plugin_that_cannot_be_loaded_says_why() {
         fs::write(&path, bytes).unwrap();
         Source::File(path)
     };
-    let unruly = guest(Kind::Filter, "calm").source;
+    let unruly = guest(Kind::Filter, "behave").source;
     let check = |spec: Spec, expected: &str| {
         let error = loader().load(&[spec]).err().expect("it is not loaded");
         let reason = error.reason().to_string();
