@@ -90,6 +90,7 @@ struct Inner {
     placement: Placement,
     monitors: Monitors,
     execs: Mutex<Execs>,
+    tasks: TaskTracker,
 }
 
 /// Which engine an exec instance is on. Bounded; the oldest are forgotten first.
@@ -147,6 +148,7 @@ impl Cluster {
                 placement,
                 monitors,
                 execs: Mutex::default(),
+                tasks: tasks.clone(),
             }),
         })
     }

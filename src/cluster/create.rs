@@ -121,7 +121,8 @@ impl Cluster {
     /// is never left unknown.
     pub async fn create(&self, request: CreateRequest) -> Result<Created, CreateError> {
         let cluster = self.clone();
-        let work = tokio::spawn(async move { cluster.create_here(request).await });
+        let create = async move { cluster.create_here(request).await };
+        let work = self.inner.tasks.spawn(create);
         work.await.unwrap_or(Err(CreateError::ShuttingDown))
     }
 

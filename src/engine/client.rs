@@ -244,8 +244,8 @@ impl Client {
         .await?
     }
 
-    /// Pulls an image and waits until the engine has it. Has no deadline of its own: a pull takes
-    /// as long as it takes, and fails when the engine's stream ends.
+    /// Pulls an image and waits until the engine has it. A pull takes as long as it takes, as long
+    /// as the engine tells of progress: it may be silent for ten times the deadline of other calls.
     ///
     /// # Errors
     ///
@@ -254,9 +254,9 @@ impl Client {
     pub async fn pull(&self, image: &str, auth: Option<&HeaderValue>) -> Result<(), ClientError> {
         let mut progress = self.start_pull(image, auth).await?;
         loop {
-            let lines = progress
-                .next_batch(PROGRESS_BATCH)
-                .await
+            let lines = self
+                .within_time(self.pull_timeout(), progress.next_batch(PROGRESS_BATCH))
+                .await?
                 .map_err(|error| self.odd(&error))?;
             if lines.is_empty() {
                 return Ok(());
@@ -291,7 +291,10 @@ impl Client {
         if let Some(auth) = auth {
             request.headers_mut().insert(REGISTRY_AUTH, auth.clone());
         }
-        let response = self.transport.send(request, &self.path(&path)).await?;
+        let path = self.path(&path);
+        let response = self
+            .within_time(self.pull_timeout(), self.transport.send(request, &path))
+            .await??;
         self.accept_stream(response).await.map(Lines::new)
     }
 
@@ -390,11 +393,24 @@ impl Client {
             .map_err(|error| self.odd(&error))
     }
 
+    /// How long a pull may be silent: a registry may be slow, and a layer large.
+    fn pull_timeout(&self) -> Duration {
+        self.timeout * 10
+    }
+
     async fn within<T>(&self, call: impl Future<Output = T>) -> Result<T, ClientError> {
-        tokio::time::timeout(self.timeout, call).await.map_err(|_| {
+        self.within_time(self.timeout, call).await
+    }
+
+    async fn within_time<T>(
+        &self,
+        after: Duration,
+        call: impl Future<Output = T>,
+    ) -> Result<T, ClientError> {
+        tokio::time::timeout(after, call).await.map_err(|_| {
             TransportError::Timeout {
                 addr: self.transport.url(),
-                after: self.timeout,
+                after,
             }
             .into()
         })

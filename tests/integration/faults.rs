@@ -146,3 +146,29 @@ async fn callers_that_never_pause_do_not_hold_up_events() {
         _ = callers => unreachable!("they never end"),
     }
 }
+
+#[tokio::test]
+async fn a_pull_that_hangs_ends_the_create_and_gives_the_name_back() {
+    let bench = Bench::start_with(1, 0, |options| {
+        options.request_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let engine = bench.fleet.engine(0);
+    engine.set_fault_on("POST /images/create", Fault::Hang);
+    let body = r#"{"Image":"not-there-yet"}"#;
+    let error = tokio::time::timeout(PATIENCE, bench.create("web", body))
+        .await
+        .expect("the create ends")
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("did not answer within 1s"),
+        "{error}"
+    );
+    engine.clear_faults();
+    bench
+        .until("the engine is healthy again", |snapshot| {
+            snapshot.nodes().all(|node| node.inventory.is_healthy())
+        })
+        .await;
+    bench.create("web", body).await.unwrap();
+}

@@ -64,6 +64,12 @@ pub async fn operate(
         .find_exec(id)
         .await
         .ok_or_else(|| ApiError::not_found(format!("Exec {id} not found")))?;
+    if !node.inventory.is_healthy() {
+        return Err(ApiError::internal(format!(
+            "Exec {id} running on unhealthy node {}",
+            node.inventory.name()
+        )));
+    }
     let encoded = crate::engine::client::encode(id);
     let path = engine_path(version, &format!("/exec/{encoded}/{path}"), query);
     context
