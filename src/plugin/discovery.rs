@@ -171,6 +171,7 @@ impl DiscoveryPlugin {
             }
             Err(_) => return Err(format!("took longer than {wall:?}")),
         };
+        store.data_mut().end_call();
         let batch = match answer {
             Ok(batch) => batch,
             // The instance goes with the error: the next step must tell the whole membership.
