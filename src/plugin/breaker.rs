@@ -2,7 +2,8 @@
 //!
 //! The first failure costs nothing but a new instance. From the second on, calls are refused for
 //! 200 ms, 400 ms, … up to 30 s; after five failures in ten minutes for 60 s at a time, with a
-//! single call let through in between. A minute in good health makes up for everything.
+//! single call let through in between. A minute of good answers makes up for everything; one that
+//! passed without a call does not.
 //!
 //! No clock is read here: each function takes the time it is.
 
@@ -23,6 +24,8 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Breaker {
     // Invariant: oldest first, all since the plugin was last healthy.
     failures: VecDeque<Instant>,
+    /// When the first call since the last failure was answered.
+    healthy_since: Option<Instant>,
     state: State,
     reason: String,
 }
@@ -64,17 +67,20 @@ impl Breaker {
     /// Takes note of a call that was answered.
     pub(super) fn succeeded(&mut self, now: Instant) {
         self.state = State::Closed;
-        if self
-            .failures
-            .back()
-            .is_some_and(|last| now.saturating_duration_since(*last) >= HEALTHY_AFTER)
-        {
+        if self.failures.is_empty() {
+            return;
+        }
+        // A request takes several calls: the one that fails may come after one that does not, so
+        // the time in quarantine must not count as good health.
+        let since = *self.healthy_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= HEALTHY_AFTER {
             self.failures.clear();
         }
     }
 
     /// Takes note of a failure. `jitter`, 0 to 1, spreads the delay between half and all of it.
     pub(super) fn failed(&mut self, now: Instant, reason: &str, jitter: f64) {
+        self.healthy_since = None;
         self.failures.push_back(now);
         while self
             .failures
@@ -187,10 +193,24 @@ mod tests {
         delays(&mut breaker, start, 3);
         let later = start + Duration::from_secs(120);
         assert!(breaker.trouble(start).is_some());
+        breaker.succeeded(start + Duration::from_secs(60));
         breaker.succeeded(later);
         assert_eq!(breaker.trouble(later), None);
         breaker.failed(later, "trapped", 0.0);
         assert_eq!(breaker.admit(later), Admission::Call);
+    }
+
+    #[test]
+    fn a_minute_without_calls_is_no_good_health() {
+        let mut breaker = Breaker::default();
+        let start = Instant::now();
+        for _ in 0..5 {
+            breaker.failed(start, "trapped", 0.0);
+        }
+        let minute = Duration::from_secs(60);
+        breaker.succeeded(start + minute);
+        breaker.failed(start + minute, "trapped", 0.0);
+        assert_eq!(breaker.admit(start + minute), Admission::Refuse(minute));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //!
 //! Machine code is trusted code: whoever can put a file here owns the daemon. So the directory
 //! must belong to the daemon's user and to nobody else, and each file carries a tag made with the
-//! key, over exactly the bytes that are then loaded. Whatever does not fit is compiled again.
+//! key, over the digest of the component and exactly the bytes that are then loaded. Whatever does
+//! not fit, such as the code of another component, is compiled again.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -76,7 +77,7 @@ impl Cache {
         artifact: &Artifact,
     ) -> Result<(Component, Origin), LoadFailure> {
         let path = self.path(wasm, artifact);
-        match self.fetch(wasm, &path) {
+        match self.fetch(wasm, &path, &artifact.digest) {
             Ok(component) => return Ok((component, Origin::Cached)),
             Err(Miss::Absent) => {}
             Err(Miss::Unusable(reason)) => {
@@ -84,7 +85,7 @@ impl Cache {
             }
         }
         let component = compile(wasm, artifact)?;
-        if let Err(error) = self.store(&path, &component) {
+        if let Err(error) = self.store(&path, &artifact.digest, &component) {
             warn!(path = %path.display(), %error, "compiled plugin code cannot be kept");
         }
         Ok((component, Origin::Compiled))
@@ -98,7 +99,7 @@ impl Cache {
             .join(format!("{}.cwasm", hex(&artifact.digest)))
     }
 
-    fn fetch(&self, wasm: &Engine, path: &Path) -> Result<Component, Miss> {
+    fn fetch(&self, wasm: &Engine, path: &Path, digest: &[u8; 32]) -> Result<Component, Miss> {
         let mut file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(Miss::Absent),
@@ -109,7 +110,7 @@ impl Cache {
         file.read_exact(&mut tag)
             .and_then(|()| file.read_to_end(&mut code))
             .map_err(|error| Miss::Unusable(error.to_string()))?;
-        if tag != self.tag(&code) {
+        if tag != self.tag(digest, &code) {
             return Err(Miss::Unusable("its tag does not fit".to_owned()));
         }
         #[expect(
@@ -122,7 +123,7 @@ impl Cache {
         component.map_err(|error| Miss::Unusable(error.to_string()))
     }
 
-    fn store(&self, path: &Path, component: &Component) -> io::Result<()> {
+    fn store(&self, path: &Path, digest: &[u8; 32], component: &Component) -> io::Result<()> {
         let code = component.serialize().map_err(io::Error::other)?;
         let directory = path.parent().unwrap_or(&self.directory);
         DirBuilder::new()
@@ -133,7 +134,7 @@ impl Cache {
         let draft = directory.join(format!("draft-{:016x}", rand::random::<u64>()));
         let written = (|| {
             let mut file = create_private(&draft)?;
-            file.write_all(&self.tag(&code))?;
+            file.write_all(&self.tag(digest, &code))?;
             file.write_all(&code)?;
             fs::rename(&draft, path)
         })();
@@ -146,9 +147,10 @@ impl Cache {
     }
 
     /// A keyed digest: hashed twice, so that a tag says nothing about longer texts.
-    fn tag(&self, code: &[u8]) -> [u8; 32] {
+    fn tag(&self, digest: &[u8; 32], code: &[u8]) -> [u8; 32] {
         let inner = Sha256::new()
             .chain_update(self.key)
+            .chain_update(digest)
             .chain_update(code)
             .finalize();
         Sha256::new()

@@ -1,7 +1,10 @@
 //! From the scheduler's types to those of the plugin interface, borrowing every text.
 
-use super::bindings::scheduling::{
-    exports::skep::plugin::plugin::Expressions, skep::plugin::types as wit,
+use super::{
+    bindings::scheduling::{
+        exports::skep::plugin::plugin::Expressions, skep::plugin::types as wit,
+    },
+    fault::clip,
 };
 use crate::{
     model::{
@@ -133,9 +136,9 @@ pub(super) fn kinds(expressions: Expressions) -> Vec<Kind> {
 /// What an error of a guest means to the scheduler. A stale mirror is handled before this.
 pub(super) fn refusal(error: wit::Error) -> PolicyError {
     match error {
-        wit::Error::InvalidRequest(text) => PolicyError::InvalidRequest(text),
-        wit::Error::Denied(text) => PolicyError::Denied(text),
-        other => PolicyError::Failed(error_text(other)),
+        wit::Error::InvalidRequest(text) => PolicyError::InvalidRequest(clip(text)),
+        wit::Error::Denied(text) => PolicyError::Denied(clip(text)),
+        other => PolicyError::Failed(clip(error_text(other))),
     }
 }
 

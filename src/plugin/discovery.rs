@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use wasmtime::{Store, UpdateDeadline, component::InstancePre};
 
 use super::{
@@ -28,6 +28,10 @@ use crate::discovery::{Backend, BackendError, Batch, Change};
 
 /// Longest address taken from a guest.
 const MAX_ADDRESS_BYTES: usize = 1024;
+
+/// A step that answers sooner than this is followed by a pause: a guest that never waits must not
+/// keep a worker busy for ever.
+const SHORTEST_STEP: Duration = Duration::from_millis(100);
 
 /// Everything needed to make an instance.
 pub(super) struct Template {
@@ -160,6 +164,7 @@ impl DiscoveryPlugin {
         store.data_mut().ticks = template.runtime.ticks(limits.call);
         store.set_epoch_deadline(1);
         let first = cursor.is_none();
+        let started = Instant::now();
         let max_wait_ms = u32::try_from(max_wait.as_millis()).unwrap_or(u32::MAX);
         let next = guest.call_next(&mut *store, cursor.as_deref(), max_wait_ms);
         let wall = max_wait.saturating_add(limits.grace);
@@ -171,6 +176,7 @@ impl DiscoveryPlugin {
             }
             Err(_) => return Err(format!("took longer than {wall:?}")),
         };
+        store.data_mut().end_call();
         let batch = match answer {
             Ok(batch) => batch,
             // The instance goes with the error: the next step must tell the whole membership.
@@ -184,14 +190,17 @@ impl DiscoveryPlugin {
             .into_iter()
             .map(change)
             .collect::<Result<_, _>>()?;
+        let wanted = batch
+            .retry_after_ms
+            .map(|ms| Duration::from_millis(ms.into()));
+        let owed = SHORTEST_STEP.saturating_sub(started.elapsed());
+        let retry_after = wanted.max((!owed.is_zero()).then_some(owed));
         *cursor = Some(batch.cursor);
         self.instance = Some(instance);
         Ok(Batch {
             full: batch.full,
             changes,
-            retry_after: batch
-                .retry_after_ms
-                .map(|ms| Duration::from_millis(ms.into())),
+            retry_after,
         })
     }
 }

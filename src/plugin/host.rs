@@ -103,12 +103,7 @@ impl Host {
         match self.lines.admit(Instant::now()) {
             Verdict::Drop => return,
             Verdict::Keep { suppressed: 0 } => {}
-            Verdict::Keep { suppressed } => {
-                warn!(
-                    plugin,
-                    suppressed, "plugin logged too much, lines are missing"
-                );
-            }
+            Verdict::Keep { suppressed } => warn_missing(plugin, suppressed),
         }
         let mut line = message;
         for (key, value) in fields {
@@ -127,6 +122,13 @@ impl Host {
         }
     }
 
+    /// Says how many lines are missing if no line of the guest did: it may never log again.
+    pub(super) fn end_call(&mut self) {
+        if let Some(suppressed) = self.lines.overdue(Instant::now) {
+            warn_missing(&self.plugin, suppressed);
+        }
+    }
+
     fn ask(
         &self,
         question: impl FnOnce(&dyn Inventory) -> NodeSet,
@@ -138,6 +140,22 @@ impl Host {
             )),
         }
     }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        match self.lines.rest() {
+            0 => {}
+            suppressed => warn_missing(&self.plugin, suppressed),
+        }
+    }
+}
+
+fn warn_missing(plugin: &str, suppressed: u64) {
+    warn!(
+        plugin,
+        suppressed, "plugin logged too much, lines are missing"
+    );
 }
 
 /// Whether a line of this level would be kept.

@@ -209,7 +209,9 @@ impl<G> Instance<G> {
         let started = Instant::now();
         self.store.set_epoch_deadline(self.runtime.ticks(limit));
         let answer = run(&self.exports, &mut self.store);
-        self.store.data_mut().inventory = None;
+        let host = self.store.data_mut();
+        host.inventory = None;
+        host.end_call();
         let taken = started.elapsed();
         if taken > SLOW_CALL && !self.slow {
             self.slow = true;

@@ -1,9 +1,12 @@
 //! How many lines a plugin may log.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Seconds' worth of lines that may come at once.
 const BURST_SECONDS: f64 = 5.0;
+
+/// How often it is said at most that lines are missing.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// A token bucket that counts what it held back.
 #[derive(Debug)]
@@ -11,7 +14,11 @@ pub(super) struct LineGate {
     per_second: f64,
     tokens: f64,
     filled: Option<Instant>,
+    /// Lines are held back until a second's worth of them may come again: letting single ones
+    /// through would say of each how many are missing.
+    shut: bool,
     suppressed: u64,
+    reported: Option<Instant>,
 }
 
 /// What to do with a line.
@@ -30,7 +37,9 @@ impl LineGate {
             per_second,
             tokens: per_second * BURST_SECONDS,
             filled: None,
+            shut: false,
             suppressed: 0,
+            reported: None,
         }
     }
 
@@ -40,21 +49,49 @@ impl LineGate {
             self.tokens = (self.tokens + gained).min(self.per_second * BURST_SECONDS);
         }
         self.filled = Some(now);
-        if self.tokens < 1.0 {
+        let needed = if self.shut {
+            self.per_second.max(1.0)
+        } else {
+            1.0
+        };
+        self.shut = self.tokens < needed;
+        if self.shut {
             self.suppressed += 1;
             return Verdict::Drop;
         }
         self.tokens -= 1.0;
         Verdict::Keep {
-            suppressed: std::mem::take(&mut self.suppressed),
+            suppressed: self.report(now),
         }
+    }
+
+    /// How many lines were held back and not told of, if it is time to tell.
+    pub(super) fn overdue(&mut self, now: impl FnOnce() -> Instant) -> Option<u64> {
+        if self.suppressed == 0 {
+            return None;
+        }
+        let now = now();
+        let early = self
+            .reported
+            .is_some_and(|last| now.saturating_duration_since(last) < REPORT_EVERY);
+        (!early).then(|| self.report(now))
+    }
+
+    /// How many lines were held back and not told of.
+    pub(super) fn rest(&self) -> u64 {
+        self.suppressed
+    }
+
+    fn report(&mut self, now: Instant) -> u64 {
+        if self.suppressed > 0 {
+            self.reported = Some(now);
+        }
+        std::mem::take(&mut self.suppressed)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -74,5 +111,23 @@ mod tests {
             .filter(|_| gate.admit(later) != Verdict::Drop)
             .count();
         assert_eq!(kept, 99);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_once_a_second() {
+        let mut gate = LineGate::new(10);
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(gate.overdue(|| start), None);
+        for _ in 0..60 {
+            gate.admit(start);
+        }
+        assert_eq!(gate.overdue(|| start), Some(10));
+        assert_eq!(gate.overdue(|| after(5000)), None);
+        // Room for a few lines is no reason to let single ones through.
+        assert_eq!(gate.admit(after(500)), Verdict::Drop);
+        assert_eq!(gate.overdue(|| after(900)), None);
+        assert_eq!(gate.rest(), 1);
+        assert_eq!(gate.admit(after(1100)), Verdict::Keep { suppressed: 1 });
     }
 }
