@@ -27,13 +27,6 @@ pub struct AddrError {
     reason: &'static str,
 }
 
-impl EngineAddr {
-    /// The address without decoration: what classic Swarm calls `Addr`.
-    pub fn as_host_port(&self) -> String {
-        self.to_string()
-    }
-}
-
 impl FromStr for EngineAddr {
     type Err = AddrError;
 

@@ -15,14 +15,6 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// Returns the amount left after `taken`, never below zero.
-    pub fn saturating_sub(self, taken: Self) -> Self {
-        Self {
-            cpu_nano: self.cpu_nano.saturating_sub(taken.cpu_nano),
-            memory_bytes: self.memory_bytes.saturating_sub(taken.memory_bytes),
-        }
-    }
-
     /// Returns this amount grown by `overcommit`, a fraction: 0.05 adds five hundredths.
     ///
     /// Classic Swarm computed with whole cores and so added nothing below twenty of them.
