@@ -5,6 +5,7 @@
 //! router    method and path -> route
 //! handlers  one file for each kind of object
 //! proxy     a request to the engine that owns the object, bytes in, bytes out
+//! fanout    one question to many engines, bounded
 //! tunnel    an upgraded connection (attach, exec) to that engine
 //! entries   a container's list entry as the cluster shows it
 //! error     the one place that knows HTTP statuses
@@ -20,6 +21,7 @@ mod duration;
 mod entries;
 mod error;
 mod event_filter;
+mod fanout;
 mod handlers;
 mod list_filters;
 mod proxy;

@@ -22,7 +22,8 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    /// An error with the status that an engine gave.
+    pub fn with_status(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
             message: message.into(),
@@ -31,7 +32,7 @@ impl ApiError {
 
     /// The request cannot be understood.
     pub fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, message)
+        Self::with_status(StatusCode::BAD_REQUEST, message)
     }
 
     /// A list filter has a value that cannot be.
@@ -41,7 +42,7 @@ impl ApiError {
 
     /// No such object; the text names it.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, message)
+        Self::with_status(StatusCode::NOT_FOUND, message)
     }
 
     /// No such container, as most routes say it.
@@ -63,12 +64,12 @@ impl ApiError {
 
     /// The request is fine and cannot be fulfilled.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        Self::with_status(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
     /// A route of the Docker API that is not there yet; `path` has no version.
     pub fn unsupported(method: &Method, path: &str) -> Self {
-        Self::new(
+        Self::with_status(
             StatusCode::NOT_IMPLEMENTED,
             format!("{method} /{path} is not supported yet"),
         )
@@ -76,7 +77,7 @@ impl ApiError {
 
     /// What classic Swarm refused too.
     pub fn not_in_cluster() -> Self {
-        Self::new(
+        Self::with_status(
             StatusCode::NOT_IMPLEMENTED,
             "Not supported in clustering mode.",
         )
@@ -84,7 +85,7 @@ impl ApiError {
 
     /// The body is longer than what is held in memory.
     pub fn too_large(limit: usize) -> Self {
-        Self::new(
+        Self::with_status(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the request body is longer than {limit} bytes"),
         )
@@ -116,7 +117,7 @@ impl From<TransportError> for ApiError {
             | TransportError::Lost { .. }
             | TransportError::Timeout { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::new(status, error.to_string())
+        Self::with_status(status, error.to_string())
     }
 }
 
@@ -124,7 +125,7 @@ impl From<ClientError> for ApiError {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Transport(error) => error.into(),
-            ClientError::Engine { status, message } => Self::new(status, message),
+            ClientError::Engine { status, message } => Self::with_status(status, message),
             ClientError::Answer { .. } => Self::internal(error.to_string()),
         }
     }
@@ -133,14 +134,14 @@ impl From<ClientError> for ApiError {
 impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         match error {
-            CreateError::NameTaken(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            CreateError::NameTaken(_) => Self::with_status(StatusCode::CONFLICT, error.to_string()),
             CreateError::Body(error) => error.into(),
             CreateError::Engine(error) => error.into(),
             CreateError::Policy(_) | CreateError::Schedule(_) | CreateError::NodeGone => {
                 Self::internal(error.to_string())
             }
             CreateError::ShuttingDown => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+                Self::with_status(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
         }
     }

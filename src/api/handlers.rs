@@ -16,7 +16,10 @@ use super::{
     tunnel::Tunnels,
 };
 use crate::{
-    cluster::{Cluster, snapshot::Snapshot},
+    cluster::{
+        Cluster,
+        snapshot::{Node, Snapshot},
+    },
     engine::transport::{self, Body},
 };
 
@@ -197,9 +200,24 @@ async fn read_body(context: &Context, body: Incoming) -> Result<Bytes, ApiError>
     }
 }
 
-/// The path for an engine, with the version the client used.
-fn engine_path(version: Option<&str>, path: &str, query: &Query) -> String {
-    let prefix = version.map_or_else(String::new, |version| format!("/v{version}"));
+/// The path for the engine of `node`, with the version the client used, or the nearest one that
+/// this engine speaks: a client knows what the whole cluster speaks, which an engine may not yet,
+/// or no longer.
+fn engine_path(node: &Node, version: Option<&str>, path: &str, query: &Query) -> String {
+    let spoken = node
+        .inventory
+        .specs
+        .as_ref()
+        .map(|specs| (specs.min_api_version, specs.api_version));
+    let prefix = match (version, spoken) {
+        (None, _) => String::new(),
+        (Some(asked), Some((oldest, newest))) if oldest <= newest => parse_version(asked)
+            .map_or_else(
+                || format!("/v{asked}"),
+                |asked| format!("/v{}", version_text(asked.clamp(oldest, newest))),
+            ),
+        (Some(asked), _) => format!("/v{asked}"),
+    };
     format!("{prefix}{path}{}", query.suffix())
 }
 
@@ -212,6 +230,12 @@ fn api_version(snapshot: &Snapshot) -> (u32, u32) {
     engines
         .min()
         .map_or(DEFAULT_API_VERSION, |version| version.min(MAX_API_VERSION))
+}
+
+/// `1.41` as numbers.
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn version_text((major, minor): (u32, u32)) -> String {

@@ -63,6 +63,7 @@ pub async fn inspect(
 ) -> Answer {
     let found = find_or(context, name, ApiError::no_container_plain)?;
     let path = engine_path(
+        &found.node,
         version,
         &format!("/containers/{}/json", found.container.id),
         query,
@@ -143,7 +144,12 @@ pub async fn remove(
     } else {
         id.to_string()
     };
-    let path = engine_path(version, &format!("/containers/{target}"), query);
+    let path = engine_path(
+        &found.node,
+        version,
+        &format!("/containers/{target}"),
+        query,
+    );
     let after = Aftermath::AtHead(Refresh::Container(Arc::clone(id)));
     context
         .proxy
@@ -167,6 +173,7 @@ pub async fn operate(
     let found = find_or(context, name, missing)?;
     let id = &found.container.id;
     let path = engine_path(
+        &found.node,
         version,
         &format!("/containers/{id}/{}", operation.path),
         query,

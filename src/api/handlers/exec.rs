@@ -29,6 +29,7 @@ pub async fn create(
         return Err(ApiError::bad_request("No exec command specified"));
     }
     let path = engine_path(
+        &found.node,
         version,
         &format!("/containers/{}/exec", found.container.id),
         &Query::default(),
@@ -71,7 +72,7 @@ pub async fn operate(
         )));
     }
     let encoded = crate::engine::client::encode(id);
-    let path = engine_path(version, &format!("/exec/{encoded}/{path}"), query);
+    let path = engine_path(&node, version, &format!("/exec/{encoded}/{path}"), query);
     context
         .proxy
         .forward(&node, request, &path, Aftermath::None)

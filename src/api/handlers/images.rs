@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use http::Request;
 use hyper::body::Incoming;
 
-use super::{Answer, Context, engine_path, json};
+use super::{Answer, Context, engine_path, json, parse_version};
 use crate::{
     api::{error::ApiError, list_filters::ListFilters, proxy::Aftermath, query::Query},
     cluster::snapshot::{Node, Snapshot},
@@ -143,7 +143,12 @@ pub async fn forward(
             node.inventory.name()
         )));
     }
-    let path = engine_path(version, &format!("/images/{}/{path}", image.id), query);
+    let path = engine_path(
+        &node,
+        version,
+        &format!("/images/{}/{path}", image.id),
+        query,
+    );
     context
         .proxy
         .forward(&node, request, &path, Aftermath::None)
@@ -186,10 +191,7 @@ fn is_familiar(image: &Image, pattern: &str) -> bool {
 }
 
 fn is_before(version: &str, other: (u32, u32)) -> bool {
-    let parsed = version
-        .split_once('.')
-        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-    parsed.is_some_and(|version: (u32, u32)| version < other)
+    parse_version(version).is_some_and(|version| version < other)
 }
 
 #[cfg(test)]

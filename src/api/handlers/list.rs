@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -19,6 +19,7 @@ use crate::{
     api::{
         entries,
         error::ApiError,
+        fanout::{Outcome, on_each},
         list_filters::{ListFilters, matches_name},
         query::Query,
     },
@@ -53,9 +54,6 @@ const KNOWN: [&str; 16] = [
 /// How much of the answer is encoded at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// How many engines are asked for sizes at once.
-const CONCURRENT_SIZES: usize = 16;
-
 /// Lists containers, newest first.
 pub async fn list(context: &Context, query: &Query) -> Answer {
     let snapshot = context.cluster.snapshot();
@@ -63,7 +61,7 @@ pub async fn list(context: &Context, query: &Query) -> Answer {
     let select = Selection::new(&snapshot, query, filters)?;
     let found = select.apply(&snapshot);
     let sizes = if query.flag("size") {
-        sizes(&found).await
+        sizes(context, &found).await
     } else {
         Sizes::new()
     };
@@ -75,34 +73,36 @@ type Sizes = HashMap<String, RawObject>;
 
 /// Asks the engines of the containers for sizes. Containers of an engine that does not tell have
 /// none.
-async fn sizes(found: &[Found]) -> Sizes {
+async fn sizes(context: &Context, found: &[Found]) -> Sizes {
     let nodes: BTreeMap<_, _> = found
         .iter()
         .filter(|one| one.node.inventory.is_healthy())
         .map(|one| (one.node.inventory.addr.clone(), Arc::clone(&one.node)))
         .collect();
-    stream::iter(nodes.into_values())
-        .map(|node| async move {
-            let answer = node.client.container_sizes().await;
-            answer.unwrap_or_else(|error| {
-                warn!(node = node.inventory.name(), %error, "engine does not tell sizes");
-                Vec::new()
-            })
-        })
-        .buffer_unordered(CONCURRENT_SIZES)
-        .flat_map(stream::iter)
-        .filter_map(|entry| async move {
-            let id = entry.parsed::<String>("Id").ok().flatten()?;
-            let mut sizes = RawObject::default();
+    let nodes = nodes.into_values().collect();
+    let outcomes = on_each(&context.cluster, nodes, |node| async move {
+        node.client.container_sizes().await
+    })
+    .await;
+    let mut sizes = Sizes::new();
+    for Outcome { node, result } in outcomes {
+        let entries = result.unwrap_or_else(|error| {
+            warn!(node = node.inventory.name(), %error, "engine does not tell sizes");
+            Vec::new()
+        });
+        for entry in entries {
+            let Some(id) = entry.parsed::<String>("Id").ok().flatten() else {
+                continue;
+            };
+            let known: &mut RawObject = sizes.entry(id).or_default();
             for name in ["SizeRw", "SizeRootFs"] {
                 if let Some(size) = entry.get(name) {
-                    sizes.set(name, &size);
+                    known.set(name, &size);
                 }
             }
-            Some((id, sizes))
-        })
-        .collect()
-        .await
+        }
+    }
+    sizes
 }
 
 /// Which containers are wanted.

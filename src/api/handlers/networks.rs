@@ -103,7 +103,7 @@ pub async fn inspect(
     let snapshot = context.cluster.snapshot();
     let (node, network) = find(&snapshot, name)
         .ok_or_else(|| ApiError::not_found(format!("No such network: {name}")))?;
-    let path = engine_path(version, &format!("/networks/{}", network.id), query);
+    let path = engine_path(&node, version, &format!("/networks/{}", network.id), query);
     context
         .proxy
         .forward(&node, request, &path, Aftermath::None)

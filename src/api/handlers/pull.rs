@@ -12,7 +12,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Answer, Context, json_bytes};
 use crate::{
-    api::{error::ApiError, query::Query},
+    api::{
+        error::ApiError,
+        fanout::{self, CONCURRENT_NODES},
+        query::Query,
+    },
     cluster::{Cluster, snapshot::Node},
     engine::{
         client::{ClientError, REGISTRY_AUTH, progress_error},
@@ -21,9 +25,6 @@ use crate::{
         transport::BodyError,
     },
 };
-
-/// How many nodes pull at a time.
-const CONCURRENT_NODES: usize = 32;
 
 /// How many lines wait for a client that reads slowly; nodes wait beyond that.
 const QUEUE: usize = 256;
@@ -45,14 +46,7 @@ pub fn pull(context: &Context, query: &Query, headers: &HeaderMap) -> Answer {
         digest if digest.contains(':') => format!("{image}@{digest}"),
         tag => format!("{image}:{tag}"),
     };
-    let nodes: Vec<Arc<Node>> = context
-        .cluster
-        .snapshot()
-        .validated()
-        .into_iter()
-        .filter(|node| node.inventory.is_healthy())
-        .cloned()
-        .collect();
+    let nodes = fanout::healthy(&context.cluster.snapshot());
     if nodes.is_empty() {
         return Err(ApiError::internal(
             "No healthy node available in the cluster",

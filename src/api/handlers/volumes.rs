@@ -82,7 +82,7 @@ pub async fn inspect(
     let (node, volume) = find(&snapshot, name)
         .ok_or_else(|| ApiError::not_found(format!("No such volume: {name}")))?;
     let own_name = crate::engine::client::encode(&volume.name);
-    let path = engine_path(version, &format!("/volumes/{own_name}"), query);
+    let path = engine_path(&node, version, &format!("/volumes/{own_name}"), query);
     context
         .proxy
         .forward(&node, request, &path, Aftermath::None)
