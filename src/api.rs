@@ -6,6 +6,7 @@
 //! handlers  one file for each kind of object
 //! proxy     a request to the engine that owns the object, bytes in, bytes out
 //! fanout    one question to many engines, bounded
+//! progress  what many engines tell of a long job, as one stream
 //! tunnel    an upgraded connection (attach, exec) to that engine
 //! entries   a container's list entry as the cluster shows it
 //! error     the one place that knows HTTP statuses
@@ -24,6 +25,7 @@ mod event_filter;
 mod fanout;
 mod handlers;
 mod list_filters;
+mod progress;
 mod proxy;
 mod query;
 mod router;

@@ -132,6 +132,22 @@ pub async fn handle(context: &std::sync::Arc<Context>, request: Request<Incoming
         Route::Image(name, path) => {
             images::forward(context, version.as_deref(), &name, path, &query, request).await
         }
+        Route::ImagesSave => {
+            images::names::save(context, version.as_deref(), &query, request).await
+        }
+        Route::ImageLoad => images::load::load(context, version.as_deref(), &query, request).await,
+        Route::ImagePush(name) => {
+            images::names::push(context, version.as_deref(), &name, &query, request).await
+        }
+        Route::ImageTag(name) => {
+            images::names::tag(context, version.as_deref(), &name, &query).await
+        }
+        Route::ImageRemove(name) => {
+            images::names::remove(context, version.as_deref(), &name, &query).await
+        }
+        Route::ImagePull if query.get("fromImage").is_empty() => {
+            images::load::import(context, version.as_deref(), &query, request).await
+        }
         Route::ImagePull => pull::pull(context, &query, request.headers()),
         Route::Networks => networks::list(context, &query),
         Route::Network(name) => {

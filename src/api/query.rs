@@ -35,6 +35,14 @@ impl Query {
             .map_or("", |(_, value)| value)
     }
 
+    /// All values of a parameter, in the order given.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs
+            .iter()
+            .filter(move |(own, _)| own == name)
+            .map(|(_, value)| value.as_str())
+    }
+
     /// A parameter as the Docker API reads booleans: absent, empty, `0`, `no`, `false`, `none`
     /// are false, anything else is true.
     pub fn flag(&self, name: &str) -> bool {

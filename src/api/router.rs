@@ -43,8 +43,18 @@ pub enum Route {
     Images,
     /// `POST /images/create`
     ImagePull,
-    /// `GET /images/{name}/json`, `GET /images/{name}/history`
+    /// `GET /images/{name}/json`, `/history`, `/get`
     Image(String, &'static str),
+    /// `GET /images/get`
+    ImagesSave,
+    /// `POST /images/load`
+    ImageLoad,
+    /// `POST /images/{name}/push`
+    ImagePush(String),
+    /// `POST /images/{name}/tag`
+    ImageTag(String),
+    /// `DELETE /images/{name}`
+    ImageRemove(String),
     /// `GET /networks`
     Networks,
     /// `GET /networks/{name}`
@@ -111,7 +121,7 @@ const OPERATIONS: [(&str, &str, Effect); 20] = [
 ];
 
 /// Routes that the Docker API has and this one has not; `*` is any text that is not empty.
-const UNSUPPORTED: [(&str, &str); 64] = [
+const UNSUPPORTED: [(&str, &str); 58] = [
     ("POST", "auth"),
     ("POST", "build"),
     ("POST", "build/cancel"),
@@ -126,14 +136,8 @@ const UNSUPPORTED: [(&str, &str); 64] = [
     ("GET", "containers/*/checkpoints"),
     ("GET", "distribution/*/json"),
     ("POST", "grpc"),
-    ("GET", "images/get"),
-    ("POST", "images/load"),
     ("POST", "images/prune"),
     ("GET", "images/search"),
-    ("GET", "images/*/get"),
-    ("POST", "images/*/push"),
-    ("POST", "images/*/tag"),
-    ("DELETE", "images/*"),
     ("POST", "networks/create"),
     ("POST", "networks/prune"),
     ("POST", "networks/*/connect"),
@@ -214,10 +218,20 @@ fn find(method: &Method, path: &str) -> Route {
         ("images", "json") if get => Route::Images,
         ("images", "create") if post => Route::ImagePull,
         ("images", "viz") => Route::NotInCluster,
+        ("images", "get") if get => Route::ImagesSave,
+        ("images", "load") if post => Route::ImageLoad,
         ("images", rest) if get => named(rest, "json")
             .map(|name| Route::Image(name, "json"))
             .or_else(|| named(rest, "history").map(|name| Route::Image(name, "history")))
+            .or_else(|| named(rest, "get").map(|name| Route::Image(name, "get")))
             .unwrap_or_else(missing),
+        ("images", rest) if post => named(rest, "push")
+            .map(Route::ImagePush)
+            .or_else(|| named(rest, "tag").map(Route::ImageTag))
+            .unwrap_or_else(missing),
+        ("images", name) if method == Method::DELETE && !name.is_empty() => {
+            Route::ImageRemove(name.to_owned())
+        }
         ("networks", "") if get => Route::Networks,
         ("networks", name) if get => Route::Network(name.to_owned()),
         ("volumes", "") if get => Route::Volumes,
@@ -405,17 +419,32 @@ mod tests {
         check(&Method::POST, "/build", None, &unsupported("build"));
         check(
             &Method::POST,
-            "/v1.41/images/load",
+            "/v1.41/swarm/init",
             Some("1.41"),
-            &unsupported("images/load"),
+            &unsupported("swarm/init"),
         );
-        let tag = "images/registry:5000/a/b/tag";
-        check(&Method::POST, &format!("/{tag}"), None, &unsupported(tag));
+        let push = "plugins/registry:5000/a/b/push";
+        check(&Method::POST, &format!("/{push}"), None, &unsupported(push));
         check(&Method::GET, "/swarm", None, &unsupported("swarm"));
         check(&Method::PUT, "/info", None, &Route::Unknown);
         check(&Method::GET, "/containers/web/stop", None, &Route::Unknown);
         check(&Method::GET, "/favicon.ico", None, &Route::Unknown);
         check(&Method::GET, "/images/viz", None, &Route::NotInCluster);
+    }
+
+    #[test]
+    fn names_of_images_may_have_slashes() {
+        let name = || "registry:5000/a/b".to_owned();
+        let path = |rest: &str| format!("/images/registry:5000/a/b{rest}");
+        for (method, rest, route) in [
+            (Method::POST, "/tag", Route::ImageTag(name())),
+            (Method::POST, "/push", Route::ImagePush(name())),
+            (Method::DELETE, "", Route::ImageRemove(name())),
+            (Method::GET, "/get", Route::Image(name(), "get")),
+        ] {
+            check(&method, &path(rest), None, &route);
+        }
+        check(&Method::GET, "/images/get", None, &Route::ImagesSave);
     }
 
     #[test]

@@ -35,6 +35,15 @@ pub struct Client {
     prefix: Arc<str>,
 }
 
+/// A pull as the Docker API words it.
+#[derive(Clone, Debug)]
+pub struct PullRequest {
+    /// The query, with a leading `?`: `?fromImage=busybox&tag=latest&platform=`.
+    pub query: String,
+    /// Registry credentials.
+    pub auth: Option<HeaderValue>,
+}
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -105,6 +114,30 @@ impl Client {
             prefix: Arc::from(format!("/v{major}.{minor}")),
             ..self.clone()
         }
+    }
+
+    /// The same client for work that takes long: pruning, removing large images, an image's upload.
+    /// It waits ten times as long.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self {
+            timeout: self.pull_timeout(),
+            ..self.clone()
+        }
+    }
+
+    /// The deadline of each call.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The engine said nothing for that long.
+    pub fn silent_for(&self, after: Duration) -> ClientError {
+        TransportError::Timeout {
+            addr: self.transport.url(),
+            after,
+        }
+        .into()
     }
 
     /// What the client talks through.
@@ -282,19 +315,47 @@ impl Client {
             (name, "") => (name, "latest"),
             parts => parts,
         };
-        let path = format!(
-            "/images/create?fromImage={}&tag={}",
-            encode(name),
-            encode(tag)
-        );
+        self.start_pull_request(&PullRequest {
+            query: format!("?fromImage={}&tag={}", encode(name), encode(tag)),
+            auth: auth.cloned(),
+        })
+        .await
+    }
+
+    /// The same for a pull as a client of the cluster asked for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn start_pull_request(&self, wanted: &PullRequest) -> Result<Lines, ClientError> {
         let mut request = self.request(Method::POST, transport::empty());
-        if let Some(auth) = auth {
+        if let Some(auth) = &wanted.auth {
             request.headers_mut().insert(REGISTRY_AUTH, auth.clone());
         }
-        let path = self.path(&path);
+        let path = self.path(&format!("/images/create{}", wanted.query));
         let response = self
             .within_time(self.pull_timeout(), self.transport.send(request, &path))
             .await??;
+        self.accept_stream(response).await.map(Lines::new)
+    }
+
+    /// Sends a request whose body is a stream to `path` as it stands, version prefix included, and
+    /// returns what the engine tells, one JSON object a line; see [`progress_error`]. There is no
+    /// deadline beyond connecting: the caller knows how its body comes along.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Client::call`].
+    pub async fn send_stream(
+        &self,
+        request: Request<Body>,
+        path: &str,
+    ) -> Result<Lines, ClientError> {
+        let response = self.transport.send(request, path).await?;
         self.accept_stream(response).await.map(Lines::new)
     }
 

@@ -118,6 +118,18 @@ impl Bed {
         });
     }
 
+    /// Waits until the daemon knows an image that an engine got past it.
+    #[track_caller]
+    pub fn await_image(&self, name: &str) {
+        eventually(&format!("image {name} is known"), || {
+            self.docker
+                .lines(&["images", "--format", "{{.Repository}}:{{.Tag}}"])
+                .iter()
+                .any(|line| line == name)
+                .then_some(())
+        });
+    }
+
     /// Waits until `docker logs` has a line `wanted`.
     #[track_caller]
     pub fn await_log(&self, name: &str, wanted: &str) {

@@ -18,6 +18,7 @@ mod manager;
 mod directives;
 mod events;
 mod failures;
+mod images;
 mod lifecycle;
 mod lists;
 mod placement;

@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+pub mod load;
+pub mod names;
+
 /// The filters this list knows.
 const KNOWN: [&str; 6] = ["reference", "label", "dangling", "before", "since", "node"];
 
@@ -125,7 +128,7 @@ impl Merged {
     }
 }
 
-/// `GET /images/{name}/json|history`: asked of a healthy node that has the image.
+/// `GET /images/{name}/json|history|get`: asked of a healthy node that has the image.
 pub async fn forward(
     context: &Context,
     version: Option<&str>,
