@@ -53,6 +53,24 @@ pub enum Route {
     Volumes,
     /// `GET /volumes/{name}`
     Volume(String),
+    /// `POST /networks/create`
+    NetworkCreate,
+    /// `DELETE /networks/{name}`
+    NetworkRemove(String),
+    /// `POST /networks/{name}/connect`
+    NetworkConnect(String),
+    /// `POST /networks/{name}/disconnect`
+    NetworkDisconnect(String),
+    /// `POST /volumes/create`
+    VolumeCreate,
+    /// `DELETE /volumes/{name}`
+    VolumeRemove(String),
+    /// `PUT /volumes/{name}`
+    VolumeUpdate,
+    /// `POST /{containers,images,networks,volumes}/prune`
+    Prune(Prunable),
+    /// `GET /system/df`
+    DiskUsage,
     /// `OPTIONS` of anything
     Options,
     /// What classic Swarm refused with words of its own.
@@ -64,6 +82,19 @@ pub enum Route {
     Unknown,
     /// The path is not written the one right way; this is how it should be.
     Redirect(String),
+}
+
+/// What a prune removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prunable {
+    /// Containers that do not run.
+    Containers,
+    /// Images that nothing uses.
+    Images,
+    /// Networks that nothing uses.
+    Networks,
+    /// Volumes that nothing uses.
+    Volumes,
 }
 
 /// What a proxied container route does, as far as the cluster cares.
@@ -111,7 +142,7 @@ const OPERATIONS: [(&str, &str, Effect); 20] = [
 ];
 
 /// Routes that the Docker API has and this one has not; `*` is any text that is not empty.
-const UNSUPPORTED: [(&str, &str); 64] = [
+const UNSUPPORTED: [(&str, &str); 52] = [
     ("POST", "auth"),
     ("POST", "build"),
     ("POST", "build/cancel"),
@@ -122,23 +153,16 @@ const UNSUPPORTED: [(&str, &str); 64] = [
     ("GET", "configs/*"),
     ("DELETE", "configs/*"),
     ("POST", "configs/*/update"),
-    ("POST", "containers/prune"),
     ("GET", "containers/*/checkpoints"),
     ("GET", "distribution/*/json"),
     ("POST", "grpc"),
     ("GET", "images/get"),
     ("POST", "images/load"),
-    ("POST", "images/prune"),
     ("GET", "images/search"),
     ("GET", "images/*/get"),
     ("POST", "images/*/push"),
     ("POST", "images/*/tag"),
     ("DELETE", "images/*"),
-    ("POST", "networks/create"),
-    ("POST", "networks/prune"),
-    ("POST", "networks/*/connect"),
-    ("POST", "networks/*/disconnect"),
-    ("DELETE", "networks/*"),
     ("GET", "nodes"),
     ("GET", "nodes/*"),
     ("DELETE", "nodes/*"),
@@ -168,13 +192,8 @@ const UNSUPPORTED: [(&str, &str); 64] = [
     ("POST", "swarm/unlock"),
     ("GET", "swarm/unlockkey"),
     ("POST", "swarm/update"),
-    ("GET", "system/df"),
     ("GET", "tasks"),
     ("GET", "tasks/*"),
-    ("POST", "volumes/create"),
-    ("POST", "volumes/prune"),
-    ("PUT", "volumes/*"),
-    ("DELETE", "volumes/*"),
     ("POST", "containers/*/checkpoints"),
 ];
 
@@ -209,10 +228,12 @@ fn find(method: &Method, path: &str) -> Route {
         ("events", "") if get => Route::Events,
         ("containers", "json" | "ps") if get => Route::Containers,
         ("containers", "create") if post => Route::Create,
+        ("containers", "prune") if post => Route::Prune(Prunable::Containers),
         ("containers", rest) => container(method, rest).unwrap_or_else(missing),
         ("exec", rest) => exec(method, rest).unwrap_or_else(missing),
         ("images", "json") if get => Route::Images,
         ("images", "create") if post => Route::ImagePull,
+        ("images", "prune") if post => Route::Prune(Prunable::Images),
         ("images", "viz") => Route::NotInCluster,
         ("images", rest) if get => named(rest, "json")
             .map(|name| Route::Image(name, "json"))
@@ -220,8 +241,11 @@ fn find(method: &Method, path: &str) -> Route {
             .unwrap_or_else(missing),
         ("networks", "") if get => Route::Networks,
         ("networks", name) if get => Route::Network(name.to_owned()),
+        ("networks", rest) => network(method, rest).unwrap_or_else(missing),
         ("volumes", "") if get => Route::Volumes,
         ("volumes", name) if get => Route::Volume(name.to_owned()),
+        ("volumes", rest) => volume(method, rest).unwrap_or_else(missing),
+        ("system", "df") if get => Route::DiskUsage,
         _ => missing(),
     }
 }
@@ -269,6 +293,30 @@ fn container(method: &Method, rest: &str) -> Option<Route> {
         }
     }
     None
+}
+
+fn network(method: &Method, rest: &str) -> Option<Route> {
+    match (method.as_str(), rest) {
+        (_, "") => None,
+        ("DELETE", name) => Some(Route::NetworkRemove(name.to_owned())),
+        ("POST", "create") => Some(Route::NetworkCreate),
+        ("POST", "prune") => Some(Route::Prune(Prunable::Networks)),
+        ("POST", rest) => named(rest, "connect")
+            .map(Route::NetworkConnect)
+            .or_else(|| named(rest, "disconnect").map(Route::NetworkDisconnect)),
+        _ => None,
+    }
+}
+
+fn volume(method: &Method, rest: &str) -> Option<Route> {
+    match (method.as_str(), rest) {
+        (_, "") => None,
+        ("DELETE", name) => Some(Route::VolumeRemove(name.to_owned())),
+        ("PUT", _) => Some(Route::VolumeUpdate),
+        ("POST", "create") => Some(Route::VolumeCreate),
+        ("POST", "prune") => Some(Route::Prune(Prunable::Volumes)),
+        _ => None,
+    }
 }
 
 fn exec(method: &Method, rest: &str) -> Option<Route> {
@@ -416,6 +464,49 @@ mod tests {
         check(&Method::GET, "/containers/web/stop", None, &Route::Unknown);
         check(&Method::GET, "/favicon.ico", None, &Route::Unknown);
         check(&Method::GET, "/images/viz", None, &Route::NotInCluster);
+    }
+
+    #[test]
+    fn networks_and_volumes_may_be_named_like_a_route() {
+        let node_net = || "n0/net".to_owned();
+        for (method, path, expected) in [
+            (Method::POST, "networks/create", Route::NetworkCreate),
+            (
+                Method::POST,
+                "networks/n0/net/connect",
+                Route::NetworkConnect(node_net()),
+            ),
+            (
+                Method::POST,
+                "networks/n0%2Fnet/disconnect",
+                Route::NetworkDisconnect(node_net()),
+            ),
+            (
+                Method::DELETE,
+                "networks/prune",
+                Route::NetworkRemove("prune".to_owned()),
+            ),
+            (
+                Method::POST,
+                "networks/prune",
+                Route::Prune(Prunable::Networks),
+            ),
+            (
+                Method::DELETE,
+                "volumes/create",
+                Route::VolumeRemove("create".to_owned()),
+            ),
+            (Method::PUT, "volumes/data", Route::VolumeUpdate),
+            (
+                Method::POST,
+                "containers/prune",
+                Route::Prune(Prunable::Containers),
+            ),
+            (Method::DELETE, "networks/", Route::Unknown),
+            (Method::POST, "volumes/data", Route::Unknown),
+        ] {
+            check(&method, &format!("/{path}"), None, &expected);
+        }
     }
 
     #[test]
