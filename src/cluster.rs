@@ -195,6 +195,27 @@ impl Cluster {
         self.inner.monitors.report_failure(addr, error.to_string());
     }
 
+    /// The nodes that the filters leave for `request`, best first, for what takes no room there.
+    ///
+    /// # Errors
+    ///
+    /// [`placement::PlaceError`]; there is at least one node otherwise.
+    pub async fn rank(
+        &self,
+        request: crate::scheduler::request::Request,
+    ) -> Result<Vec<Arc<snapshot::Node>>, placement::PlaceError> {
+        let addrs = self.inner.placement.rank(request).await?;
+        let snapshot = self.snapshot();
+        let nodes: Vec<_> = addrs
+            .iter()
+            .filter_map(|addr| snapshot.node(addr).cloned())
+            .collect();
+        if nodes.is_empty() {
+            return Err(crate::scheduler::ScheduleError::NoNodes.into());
+        }
+        Ok(nodes)
+    }
+
     /// Gives a container another name that nobody in the cluster has.
     ///
     /// # Errors

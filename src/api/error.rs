@@ -83,12 +83,28 @@ impl ApiError {
         )
     }
 
+    /// Only volumes of a swarm can be changed, and the cluster is none; the words are dockerd's.
+    pub fn no_cluster_volumes() -> Self {
+        Self::with_status(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "volume update only valid for cluster volumes, but swarm is unavailable",
+        )
+    }
+
     /// The body is longer than what is held in memory.
     pub fn too_large(limit: usize) -> Self {
         Self::with_status(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the request body is longer than {limit} bytes"),
         )
+    }
+
+    /// The same error with one more line of text.
+    #[must_use]
+    pub fn with_line(mut self, line: &str) -> Self {
+        self.message.push('\n');
+        self.message.push_str(line);
+        self
     }
 
     /// The answer: JSON, never anything else.

@@ -1,5 +1,7 @@
 //! What each route does.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -18,17 +20,28 @@ use super::{
 use crate::{
     cluster::{
         Cluster,
+        create::CreateError,
         snapshot::{Node, Snapshot},
     },
-    engine::transport::{self, Body},
+    engine::{
+        raw::RawObject,
+        transport::{self, Body},
+    },
+    model::{
+        directive::{Directives, Kind},
+        expression::{Expression, Operator, Softness},
+    },
+    scheduler::{ScheduleError, request::Request as PlacementRequest},
 };
 
 mod containers;
+mod disk_usage;
 mod events;
 mod exec;
 mod images;
 mod list;
 mod networks;
+mod prune;
 mod pull;
 mod system;
 mod volumes;
@@ -96,7 +109,7 @@ impl Context {
 /// # Errors
 ///
 /// What the client gets instead of an answer.
-pub async fn handle(context: &std::sync::Arc<Context>, request: Request<Incoming>) -> Answer {
+pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answer {
     let Target { version, route } = route(request.method(), request.uri().path());
     let query = Query::parse(request.uri().query());
     match route {
@@ -157,6 +170,27 @@ pub async fn handle(context: &std::sync::Arc<Context>, request: Request<Incoming
         Route::Volume(name) => {
             volumes::inspect(context, version.as_deref(), &name, &query, request).await
         }
+        Route::NetworkCreate => {
+            networks::change::create(context, version.as_deref(), &query, request).await
+        }
+        Route::NetworkRemove(name) => {
+            networks::change::remove(context, version.as_deref(), &name, &query).await
+        }
+        Route::NetworkConnect(name) => {
+            networks::change::connect(context, version.as_deref(), &name, request).await
+        }
+        Route::NetworkDisconnect(name) => {
+            networks::change::disconnect(context, version.as_deref(), &name, request).await
+        }
+        Route::VolumeCreate => {
+            volumes::change::create(context, version.as_deref(), &query, request).await
+        }
+        Route::VolumeRemove(name) => {
+            volumes::change::remove(context, version.as_deref(), &name, &query).await
+        }
+        Route::VolumeUpdate => Err(ApiError::no_cluster_volumes()),
+        Route::Prune(what) => prune::prune(context, version.as_deref(), what, &query).await,
+        Route::DiskUsage => disk_usage::measure(context, version.as_deref(), &query).await,
         Route::Options if context.options.cors => Ok(Response::new(transport::empty())),
         Route::Redirect(path) => Ok(redirect(&path, &query)),
         Route::NotInCluster => Err(ApiError::not_in_cluster()),
@@ -214,6 +248,53 @@ async fn read_body(context: &Context, body: Incoming) -> Result<Bytes, ApiError>
             "the request body broke off: {error}"
         ))),
     }
+}
+
+/// Reads a body that is a JSON object.
+async fn read_object(context: &Context, body: Incoming) -> Result<RawObject, ApiError> {
+    let body = read_body(context, body).await?;
+    RawObject::parse(&body).map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))
+}
+
+/// Splits `<node>/<name>`, as local networks and volumes are shown.
+fn split_node(name: &str) -> (Option<&str>, &str) {
+    match name.split_once('/') {
+        Some((node, name)) => (Some(node), name),
+        None => (None, name),
+    }
+}
+
+/// The nodes that scheduling leaves for an object that takes no room, best first and at least one:
+/// those of a node's name or ID if it is pinned there, those that pass the expressions otherwise.
+async fn candidates(
+    context: &Context,
+    pinned: Option<&str>,
+    directives: &Directives,
+) -> Result<Vec<Arc<Node>>, ApiError> {
+    let mut request = PlacementRequest::default();
+    request.set_directives(directives);
+    if let Some(node) = pinned {
+        let expression = Expression {
+            key: "node".to_owned(),
+            operator: Operator::Equal,
+            value: node.to_owned(),
+            softness: Softness::Hard,
+        };
+        request.add_expression(Kind::Constraint, expression);
+    }
+    let mut nodes = context
+        .cluster
+        .rank(request)
+        .await
+        .map_err(CreateError::from)?;
+    if let Some(wanted) = pinned {
+        // Whoever left the constraint filter out still gets the node asked for.
+        nodes.retain(|node| node.inventory.name() == wanted || node.inventory.node_id() == wanted);
+    }
+    if nodes.is_empty() {
+        return Err(CreateError::from(ScheduleError::NoNodes).into());
+    }
+    Ok(nodes)
 }
 
 /// The path for the engine of `node`, with the version the client used, or the nearest one that

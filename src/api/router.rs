@@ -63,6 +63,24 @@ pub enum Route {
     Volumes,
     /// `GET /volumes/{name}`
     Volume(String),
+    /// `POST /networks/create`
+    NetworkCreate,
+    /// `DELETE /networks/{name}`
+    NetworkRemove(String),
+    /// `POST /networks/{name}/connect`
+    NetworkConnect(String),
+    /// `POST /networks/{name}/disconnect`
+    NetworkDisconnect(String),
+    /// `POST /volumes/create`
+    VolumeCreate,
+    /// `DELETE /volumes/{name}`
+    VolumeRemove(String),
+    /// `PUT /volumes/{name}`
+    VolumeUpdate,
+    /// `POST /{containers,images,networks,volumes}/prune`
+    Prune(Prunable),
+    /// `GET /system/df`
+    DiskUsage,
     /// `OPTIONS` of anything
     Options,
     /// What classic Swarm refused with words of its own.
@@ -74,6 +92,19 @@ pub enum Route {
     Unknown,
     /// The path is not written the one right way; this is how it should be.
     Redirect(String),
+}
+
+/// What a prune removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prunable {
+    /// Containers that do not run.
+    Containers,
+    /// Images that nothing uses.
+    Images,
+    /// Networks that nothing uses.
+    Networks,
+    /// Volumes that nothing uses.
+    Volumes,
 }
 
 /// What a proxied container route does, as far as the cluster cares.
@@ -121,7 +152,7 @@ const OPERATIONS: [(&str, &str, Effect); 20] = [
 ];
 
 /// Routes that the Docker API has and this one has not; `*` is any text that is not empty.
-const UNSUPPORTED: [(&str, &str); 58] = [
+const UNSUPPORTED: &[(&str, &str)] = &[
     ("POST", "auth"),
     ("POST", "build"),
     ("POST", "build/cancel"),
@@ -132,17 +163,10 @@ const UNSUPPORTED: [(&str, &str); 58] = [
     ("GET", "configs/*"),
     ("DELETE", "configs/*"),
     ("POST", "configs/*/update"),
-    ("POST", "containers/prune"),
     ("GET", "containers/*/checkpoints"),
     ("GET", "distribution/*/json"),
     ("POST", "grpc"),
-    ("POST", "images/prune"),
     ("GET", "images/search"),
-    ("POST", "networks/create"),
-    ("POST", "networks/prune"),
-    ("POST", "networks/*/connect"),
-    ("POST", "networks/*/disconnect"),
-    ("DELETE", "networks/*"),
     ("GET", "nodes"),
     ("GET", "nodes/*"),
     ("DELETE", "nodes/*"),
@@ -172,13 +196,8 @@ const UNSUPPORTED: [(&str, &str); 58] = [
     ("POST", "swarm/unlock"),
     ("GET", "swarm/unlockkey"),
     ("POST", "swarm/update"),
-    ("GET", "system/df"),
     ("GET", "tasks"),
     ("GET", "tasks/*"),
-    ("POST", "volumes/create"),
-    ("POST", "volumes/prune"),
-    ("PUT", "volumes/*"),
-    ("DELETE", "volumes/*"),
     ("POST", "containers/*/checkpoints"),
 ];
 
@@ -213,10 +232,12 @@ fn find(method: &Method, path: &str) -> Route {
         ("events", "") if get => Route::Events,
         ("containers", "json" | "ps") if get => Route::Containers,
         ("containers", "create") if post => Route::Create,
+        ("containers", "prune") if post => Route::Prune(Prunable::Containers),
         ("containers", rest) => container(method, rest).unwrap_or_else(missing),
         ("exec", rest) => exec(method, rest).unwrap_or_else(missing),
         ("images", "json") if get => Route::Images,
         ("images", "create") if post => Route::ImagePull,
+        ("images", "prune") if post => Route::Prune(Prunable::Images),
         ("images", "viz") => Route::NotInCluster,
         ("images", "get") if get => Route::ImagesSave,
         ("images", "load") if post => Route::ImageLoad,
@@ -234,8 +255,11 @@ fn find(method: &Method, path: &str) -> Route {
         }
         ("networks", "") if get => Route::Networks,
         ("networks", name) if get => Route::Network(name.to_owned()),
+        ("networks", rest) => network(method, rest).unwrap_or_else(missing),
         ("volumes", "") if get => Route::Volumes,
         ("volumes", name) if get => Route::Volume(name.to_owned()),
+        ("volumes", rest) => volume(method, rest).unwrap_or_else(missing),
+        ("system", "df") if get => Route::DiskUsage,
         _ => missing(),
     }
 }
@@ -283,6 +307,30 @@ fn container(method: &Method, rest: &str) -> Option<Route> {
         }
     }
     None
+}
+
+fn network(method: &Method, rest: &str) -> Option<Route> {
+    match (method.as_str(), rest) {
+        (_, "") => None,
+        ("DELETE", name) => Some(Route::NetworkRemove(name.to_owned())),
+        ("POST", "create") => Some(Route::NetworkCreate),
+        ("POST", "prune") => Some(Route::Prune(Prunable::Networks)),
+        ("POST", rest) => named(rest, "connect")
+            .map(Route::NetworkConnect)
+            .or_else(|| named(rest, "disconnect").map(Route::NetworkDisconnect)),
+        _ => None,
+    }
+}
+
+fn volume(method: &Method, rest: &str) -> Option<Route> {
+    match (method.as_str(), rest) {
+        (_, "") => None,
+        ("DELETE", name) => Some(Route::VolumeRemove(name.to_owned())),
+        ("PUT", _) => Some(Route::VolumeUpdate),
+        ("POST", "create") => Some(Route::VolumeCreate),
+        ("POST", "prune") => Some(Route::Prune(Prunable::Volumes)),
+        _ => None,
+    }
 }
 
 fn exec(method: &Method, rest: &str) -> Option<Route> {
@@ -445,6 +493,49 @@ mod tests {
             check(&method, &path(rest), None, &route);
         }
         check(&Method::GET, "/images/get", None, &Route::ImagesSave);
+    }
+
+    #[test]
+    fn networks_and_volumes_may_be_named_like_a_route() {
+        let node_net = || "n0/net".to_owned();
+        for (method, path, expected) in [
+            (Method::POST, "networks/create", Route::NetworkCreate),
+            (
+                Method::POST,
+                "networks/n0/net/connect",
+                Route::NetworkConnect(node_net()),
+            ),
+            (
+                Method::POST,
+                "networks/n0%2Fnet/disconnect",
+                Route::NetworkDisconnect(node_net()),
+            ),
+            (
+                Method::DELETE,
+                "networks/prune",
+                Route::NetworkRemove("prune".to_owned()),
+            ),
+            (
+                Method::POST,
+                "networks/prune",
+                Route::Prune(Prunable::Networks),
+            ),
+            (
+                Method::DELETE,
+                "volumes/create",
+                Route::VolumeRemove("create".to_owned()),
+            ),
+            (Method::PUT, "volumes/data", Route::VolumeUpdate),
+            (
+                Method::POST,
+                "containers/prune",
+                Route::Prune(Prunable::Containers),
+            ),
+            (Method::DELETE, "networks/", Route::Unknown),
+            (Method::POST, "volumes/data", Route::Unknown),
+        ] {
+            check(&method, &format!("/{path}"), None, &expected);
+        }
     }
 
     #[test]

@@ -393,7 +393,13 @@ impl Draft {
         if let Some(network) = &network {
             host_config.set("NetworkMode", &network.name);
             request.network_mode.clone_from(&network.name);
-            if !directives.has_hard_node_constraint() {
+        }
+        if !directives.has_hard_node_constraint() {
+            // Never stored: another node may have the network later.
+            for network in network
+                .into_iter()
+                .chain(network::endpoints(snapshot, &body)?)
+            {
                 network.pin(&mut request);
             }
         }

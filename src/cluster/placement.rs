@@ -85,6 +85,10 @@ enum Command {
         Box<Wanted>,
         oneshot::Sender<Result<(EngineAddr, u64), PlaceError>>,
     ),
+    Rank(
+        Box<Request>,
+        oneshot::Sender<Result<Vec<EngineAddr>, PlaceError>>,
+    ),
     ReserveName(String, oneshot::Sender<Result<u64, PlaceError>>),
     Release(u64),
 }
@@ -157,6 +161,20 @@ impl Placement {
             key,
             commands: self.commands.clone(),
         })
+    }
+
+    /// Every node that passes the filters, best first; nothing is reserved.
+    ///
+    /// # Errors
+    ///
+    /// [`PlaceError::Schedule`] if there is none.
+    pub async fn rank(&self, request: Request) -> Result<Vec<EngineAddr>, PlaceError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Rank(Box::new(request), reply))
+            .await
+            .map_err(|_| PlaceError::ShuttingDown)?;
+        answer.await.map_err(|_| PlaceError::ShuttingDown)?
     }
 
     /// Reserves a name alone.
@@ -271,6 +289,10 @@ impl Desk {
                     self.release(key);
                 }
             }
+            Command::Rank(request, reply) => {
+                // Nobody needs the answer of a request that was dropped.
+                let _ = reply.send(self.rank(&request, usize::MAX));
+            }
             Command::ReserveName(name, reply) => {
                 let answer = self.reserve_name(name);
                 let key = answer.as_ref().ok().copied();
@@ -363,30 +385,33 @@ impl Desk {
 
     fn place(&mut self, wanted: &Wanted) -> Result<(EngineAddr, u64), PlaceError> {
         self.check_name(&wanted.request.name)?;
+        let ranked = self.rank(&wanted.request, 1 + wanted.avoid.len())?;
+        let addr = ranked
+            .iter()
+            .find(|addr| !wanted.avoid.contains(addr))
+            .or(ranked.first())
+            .cloned()
+            .ok_or(ScheduleError::NoNodes)?;
+        let slot = *self.slots.get(&addr).ok_or(ScheduleError::NoNodes)?;
+        let container = Arc::clone(&wanted.container);
+        Arc::make_mut(&mut self.index).add(slot, &container);
+        let key = self.hold(Held::Place { slot, container });
+        self.update_usage(slot);
+        Ok((addr, key))
+    }
+
+    fn rank(&mut self, request: &Request, limit: usize) -> Result<Vec<EngineAddr>, PlaceError> {
         let inventory: Arc<dyn crate::scheduler::Inventory> = Arc::clone(&self.index) as _;
         let call = Call {
             nodes: &self.table,
             inventory: &inventory,
             seed: rand::random(),
         };
-        let limit = 1 + wanted.avoid.len();
-        let ranking = self.scheduler.schedule(&wanted.request, &call, limit)?;
-        drop(inventory);
-        let ranked: Vec<(u32, &EngineAddr)> = ranking
+        let ranking = self.scheduler.schedule(request, &call, limit)?;
+        let addrs = ranking
             .iter()
-            .filter_map(|node| Some((node.slot, &self.inventories.get(&node.slot)?.addr)))
-            .collect();
-        let (slot, addr) = ranked
-            .iter()
-            .find(|(_, addr)| !wanted.avoid.contains(addr))
-            .or(ranked.first())
-            .map(|(slot, addr)| (*slot, (*addr).clone()))
-            .ok_or(ScheduleError::NoNodes)?;
-        let container = Arc::clone(&wanted.container);
-        Arc::make_mut(&mut self.index).add(slot, &container);
-        let key = self.hold(Held::Place { slot, container });
-        self.update_usage(slot);
-        Ok((addr, key))
+            .filter_map(|node| Some(self.inventories.get(&node.slot)?.addr.clone()));
+        Ok(addrs.collect())
     }
 
     fn reserve_name(&mut self, name: String) -> Result<u64, PlaceError> {

@@ -14,6 +14,8 @@ use crate::{
     model::address::EngineAddr,
 };
 
+mod lookup;
+
 /// One engine: what it holds, and how to talk to it.
 #[derive(Clone)]
 pub struct Node {

@@ -408,6 +408,25 @@ impl Client {
         .await?
     }
 
+    /// As [`Client::call_at`], for work that takes an engine long, such as measuring or pruning
+    /// what is on its disk: ten times the deadline of other calls.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Client::call`].
+    pub async fn long_call_at(&self, method: Method, path: &str) -> Result<Bytes, ClientError> {
+        let request = self.request(method, transport::empty());
+        self.within_time(self.pull_timeout(), async {
+            let response = self.transport.send(request, path).await?;
+            self.accept(response).await
+        })
+        .await?
+    }
+
     async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
         self.call(Method::GET, path, &HeaderMap::new(), Bytes::new())
             .await
@@ -454,7 +473,8 @@ impl Client {
             .map_err(|error| self.odd(&error))
     }
 
-    /// How long a pull may be silent: a registry may be slow, and a layer large.
+    /// How long a pull may be silent, or a disk be measured: a registry may be slow, and a layer
+    /// large.
     fn pull_timeout(&self) -> Duration {
         self.timeout * 10
     }

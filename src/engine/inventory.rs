@@ -73,6 +73,24 @@ pub struct Specs {
     pub architecture: String,
     /// Manager's clock minus engine's, in milliseconds; 0 below two seconds.
     pub clock_delta_ms: i64,
+    /// The swarm the engine is an active member of.
+    pub swarm: Option<SwarmMember>,
+}
+
+/// An engine's part in a swarm, as its `/info` tells it under `Swarm`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SwarmMember {
+    /// Whether it manages the swarm: only such an engine changes the swarm's networks.
+    pub manager: bool,
+    /// Node IDs of the swarm's managers, the only thing that all members know of their swarm.
+    pub managers: Vec<String>,
+}
+
+impl SwarmMember {
+    /// Whether the other engine is in the same swarm.
+    pub fn shares_swarm(&self, other: &Self) -> bool {
+        self.managers.iter().any(|id| other.managers.contains(id))
+    }
 }
 
 impl Inventory {
@@ -113,6 +131,16 @@ impl Inventory {
     /// Whether the engine can be talked to.
     pub fn is_healthy(&self) -> bool {
         self.status == Status::Healthy
+    }
+
+    /// The swarm the engine is an active member of, as of its last specs.
+    pub fn swarm(&self) -> Option<&SwarmMember> {
+        self.specs.as_ref()?.swarm.as_ref()
+    }
+
+    /// Whether the engine manages a swarm.
+    pub fn is_swarm_manager(&self) -> bool {
+        self.swarm().is_some_and(|member| member.manager)
     }
 
     /// What containers in any state have set aside.

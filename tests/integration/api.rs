@@ -353,12 +353,12 @@ async fn only_routes_of_the_docker_api_are_not_supported_yet() {
         assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path}");
     }
     let (status, answer) = daemon
-        .json(Method::POST, "/v1.41/containers/prune", "")
+        .json(Method::POST, "/v1.41/plugins/create", "")
         .await;
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
     assert_eq!(
         message(&answer),
-        "POST /containers/prune is not supported yet"
+        "POST /plugins/create is not supported yet"
     );
 }
 

@@ -1,6 +1,6 @@
 //! Networks of all nodes as one list.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use http::Request;
 use hyper::body::Incoming;
@@ -13,9 +13,11 @@ use crate::{
         proxy::Aftermath,
         query::Query,
     },
-    cluster::snapshot::{Node, Snapshot},
+    cluster::snapshot::Node,
     engine::{inventory::Network, raw::RawObject},
 };
+
+pub mod change;
 
 /// The filters this list knows.
 const KNOWN: [&str; 7] = ["name", "id", "type", "label", "driver", "node", "scope"];
@@ -101,7 +103,8 @@ pub async fn inspect(
     request: Request<Incoming>,
 ) -> Answer {
     let snapshot = context.cluster.snapshot();
-    let (node, network) = find(&snapshot, name)
+    let (node, network) = snapshot
+        .network(name)
         .ok_or_else(|| ApiError::not_found(format!("No such network: {name}")))?;
     let path = engine_path(&node, version, &format!("/networks/{}", network.id), query);
     context
@@ -110,51 +113,12 @@ pub async fn inspect(
         .await
 }
 
-/// Resolves a network reference: an ID or its first 12 characters, then a name that means one
-/// network only, then a prefix that one ID only has.
-fn find(snapshot: &Snapshot, reference: &str) -> Option<(Arc<Node>, Arc<Network>)> {
-    let pick = |rule: &dyn Fn(&Node, &Network) -> bool| {
-        let mut hits: Vec<(Arc<Node>, Arc<Network>)> = Vec::new();
-        for node in snapshot.validated() {
-            for network in node.inventory.networks.iter() {
-                if rule(node, network) {
-                    hits.push((Arc::clone(node), Arc::clone(network)));
-                }
-            }
-        }
-        // Copies of a global network are one network; a healthy holder answers best.
-        hits.sort_by_key(|(node, _)| !node.inventory.is_healthy());
-        hits
-    };
-    let single = |hits: Vec<(Arc<Node>, Arc<Network>)>| {
-        let first = hits.first()?.clone();
-        hits.iter()
-            .all(|(_, n)| n.id == first.1.id)
-            .then_some(first)
-    };
-    if reference.is_empty() {
-        return None;
-    }
-    let by_id =
-        pick(&|_, n| n.id == reference || (reference.len() == 12 && n.id.starts_with(reference)));
-    if !by_id.is_empty() {
-        return single(by_id);
-    }
-    let bare = reference.strip_prefix('/').unwrap_or(reference);
-    let by_name = pick(&|node, n| {
-        n.name == bare
-            || bare == format!("{}/{}", node.inventory.name(), n.name)
-            || bare == format!("{}/{}", node.inventory.node_id(), n.name)
-    });
-    if !by_name.is_empty() {
-        return single(by_name);
-    }
-    single(pick(&|_, n| n.id.starts_with(reference)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::cluster::snapshot::Snapshot;
 
     fn snapshot() -> Snapshot {
         let mut nodes = Vec::new();
@@ -173,22 +137,6 @@ mod tests {
             nodes.push(node);
         }
         crate::cluster::snapshot::tests::cluster(nodes)
-    }
-
-    #[tokio::test]
-    async fn a_name_must_mean_one_network() {
-        let snapshot = snapshot();
-        let check = |reference: &str, expected: Option<&str>| {
-            let found = find(&snapshot, reference).map(|(_, network)| network.id.clone());
-            assert_eq!(found.as_deref(), expected, "{reference}");
-        };
-        check("bridge", None);
-        check("n0/bridge", Some("a111111111111"));
-        check("n1-id|127.0.0.1:2/bridge", Some("b111111111111"));
-        check("ov", Some("c2222"));
-        check("a1", Some("a111111111111"));
-        check("", None);
-        check("nope", None);
     }
 
     #[tokio::test]

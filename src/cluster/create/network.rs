@@ -4,8 +4,11 @@
 //! Clients see such networks as `<node>/<name>` and may write them so.
 
 use crate::{
-    cluster::snapshot::Snapshot,
-    engine::raw::{MemberError, RawObject},
+    cluster::snapshot::{Node, Snapshot},
+    engine::{
+        inventory::Network,
+        raw::{MemberError, RawObject},
+    },
     model::{
         directive::Kind,
         expression::{Expression, Operator, Softness},
@@ -13,9 +16,9 @@ use crate::{
     scheduler::request::Request,
 };
 
-/// A local network and the nodes that have one of that name.
+/// A network that only some nodes can join, and those nodes.
 #[derive(Debug)]
-pub(super) struct LocalNetwork {
+pub(super) struct BoundNetwork {
     /// The name without the node.
     pub name: String,
     /// Node names, never empty.
@@ -25,38 +28,86 @@ pub(super) struct LocalNetwork {
 /// Network modes that are no network's name, and networks that every node has.
 const BUILT_IN: [&str; 5] = ["", "default", "bridge", "host", "none"];
 
-/// Finds the local network that a network mode names, if it names one.
-pub(super) fn resolve(snapshot: &Snapshot, mode: &str) -> Option<LocalNetwork> {
+/// Finds the network that a network mode names, if not every node can join it.
+///
+/// A network of local scope binds to the nodes that have one of that name; one of a swarm to the
+/// members of that swarm, whether or not they show it yet: a worker does so only once a container
+/// is on it. A network of global scope is on every node.
+pub(super) fn resolve(snapshot: &Snapshot, mode: &str) -> Option<BoundNetwork> {
     if BUILT_IN.contains(&mode) || mode.starts_with("container:") {
         return None;
     }
-    let mut found: Option<LocalNetwork> = None;
-    for node in snapshot.validated() {
-        let node_name = node.inventory.name();
-        for network in node.inventory.networks.iter() {
-            let prefixed = mode
-                .strip_prefix(node_name)
-                .and_then(|rest| rest.strip_prefix('/'));
-            let named = network.name == mode
-                || network.id == mode
-                || (mode.len() == 12 && network.id.starts_with(mode))
-                || prefixed == Some(network.name.as_str());
-            if !named || network.scope != "local" {
-                continue;
+    let holders = |scope: &str| -> Vec<(&Node, &Network)> {
+        let mut holders = Vec::new();
+        for node in snapshot.validated() {
+            for network in node.inventory.networks.iter() {
+                if network.scope == scope && is_named(mode, node, network) {
+                    holders.push((&**node, &**network));
+                }
             }
-            found
-                .get_or_insert_with(|| LocalNetwork {
-                    name: network.name.clone(),
-                    nodes: Vec::new(),
-                })
-                .nodes
-                .push(node_name.to_owned());
         }
-    }
-    found
+        holders
+    };
+    let local = holders("local");
+    let (found, nodes) = if local.is_empty() {
+        let found = holders("swarm");
+        let members = snapshot
+            .validated()
+            .into_iter()
+            .filter(|node| found.iter().any(|(holder, _)| is_member(node, holder)))
+            .map(|node| node.inventory.name().to_owned())
+            .collect();
+        (found, members)
+    } else {
+        let nodes = local
+            .iter()
+            .map(|(node, _)| node.inventory.name().to_owned())
+            .collect();
+        (local, nodes)
+    };
+    let (_, network) = found.first()?;
+    Some(BoundNetwork {
+        name: network.name.clone(),
+        nodes,
+    })
 }
 
-impl LocalNetwork {
+/// Whether a mode is the network's name, bare or behind its node, its ID, or the short form of it.
+fn is_named(mode: &str, node: &Node, network: &Network) -> bool {
+    let prefixed = mode
+        .strip_prefix(node.inventory.name())
+        .and_then(|rest| rest.strip_prefix('/'));
+    network.name == mode
+        || network.id == mode
+        || (mode.len() == 12 && network.id.starts_with(mode))
+        || prefixed == Some(network.name.as_str())
+}
+
+/// Whether a node can join the swarm networks that `holder` has.
+fn is_member(node: &Node, holder: &Node) -> bool {
+    node.inventory.addr == holder.inventory.addr
+        || node
+            .inventory
+            .swarm()
+            .zip(holder.inventory.swarm())
+            .is_some_and(|(own, other)| own.shares_swarm(other))
+}
+
+/// The networks besides its mode that a container joins at its creation, by the names of its
+/// endpoints.
+pub(super) fn endpoints(
+    snapshot: &Snapshot,
+    body: &RawObject,
+) -> Result<Vec<BoundNetwork>, MemberError> {
+    let config = body.object("NetworkingConfig")?;
+    let endpoints = config.object("EndpointsConfig")?;
+    Ok(endpoints
+        .iter()
+        .filter_map(|(name, _)| resolve(snapshot, name))
+        .collect())
+}
+
+impl BoundNetwork {
     /// Lets the container go only where the network is.
     pub(super) fn pin(&self, request: &mut Request) {
         let expression = |key: &str, value: String| Expression {
@@ -99,8 +150,53 @@ pub(super) fn strip_endpoints(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::cluster::snapshot::tests::node;
+    use crate::{
+        cluster::snapshot::tests::node,
+        engine::inventory::{Specs, SwarmMember},
+    };
+
+    #[tokio::test]
+    async fn a_swarms_network_binds_to_the_members_of_the_swarm() {
+        let mut snapshot = Snapshot::default();
+        for (name, addr, managers, networks) in [
+            (
+                "manager",
+                "127.0.0.1:1",
+                "m1",
+                r#"{"Name":"ov","Id":"o1","Scope":"swarm"}"#,
+            ),
+            ("worker", "127.0.0.1:2", "m1", "{}"),
+            ("stranger", "127.0.0.1:3", "m2", "{}"),
+            (
+                "alone",
+                "127.0.0.1:4",
+                "",
+                r#"{"Name":"lan","Id":"l1","Scope":"local"}"#,
+            ),
+        ] {
+            let mut node = node(name, addr, &[]);
+            let mut inventory = (*node.inventory).clone();
+            let mut specs = Specs::clone(inventory.specs.as_ref().unwrap());
+            specs.swarm = (!managers.is_empty()).then(|| SwarmMember {
+                manager: name == "manager",
+                managers: vec![managers.to_owned()],
+            });
+            inventory.specs = Some(Arc::new(specs));
+            let network = Network::parse(RawObject::parse(networks.as_bytes()).unwrap());
+            inventory.networks = Arc::new(vec![Arc::new(network)]);
+            node.inventory = Arc::new(inventory);
+            snapshot.put(node);
+        }
+        let nodes = |mode: &str| resolve(&snapshot, mode).map(|found| found.nodes);
+        assert_eq!(nodes("ov").unwrap(), ["manager", "worker"]);
+        assert_eq!(nodes("o1").unwrap(), ["manager", "worker"]);
+        assert_eq!(nodes("alone/lan").unwrap(), ["alone"]);
+        assert!(nodes("bridge").is_none());
+        assert!(nodes("elsewhere").is_none());
+    }
 
     #[test]
     fn only_a_known_node_is_stripped_and_only_once() {

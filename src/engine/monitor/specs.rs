@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{Monitor, MonitorError};
 use crate::engine::{
     health::Status,
-    inventory::{CLOCK_TOLERANCE, Inventory, Specs, container::parse_time},
+    inventory::{CLOCK_TOLERANCE, Inventory, Specs, SwarmMember, container::parse_time},
     raw::RawObject,
 };
 
@@ -70,6 +70,7 @@ fn read(info: &RawObject, version: &RawObject, known: &Inventory) -> Result<Spec
         os_type: text(info, "OSType"),
         architecture: text(info, "Architecture"),
         clock_delta_ms: clock_delta_ms(&text(info, "SystemTime")),
+        swarm: swarm(info),
     };
     if specs.cpus == 0 || specs.memory_bytes == 0 {
         return Err(MonitorError::Unusable(format!(
@@ -115,6 +116,31 @@ fn labels(
         labels.insert(key.to_owned(), value.to_owned());
     }
     Ok(labels)
+}
+
+/// The engine's part in a swarm, if it is an active member of one.
+fn swarm(info: &RawObject) -> Option<SwarmMember> {
+    let swarm = info.object("Swarm").ok()?;
+    let state: String = swarm.parsed("LocalNodeState").ok().flatten()?;
+    if state != "active" {
+        return None;
+    }
+    let managers: Vec<RawObject> = swarm
+        .parsed("RemoteManagers")
+        .ok()
+        .flatten()
+        .unwrap_or_default();
+    Some(SwarmMember {
+        manager: swarm
+            .parsed("ControlAvailable")
+            .ok()
+            .flatten()
+            .unwrap_or_default(),
+        managers: managers
+            .iter()
+            .filter_map(|manager| manager.parsed("NodeID").ok().flatten())
+            .collect(),
+    })
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32)> {
