@@ -5,6 +5,7 @@
 //! router    method and path -> route
 //! handlers  one file for each kind of object
 //! proxy     a request to the engine that owns the object, bytes in, bytes out
+//! builders  which engine the parts of one build go to
 //! fanout    one question to many engines, bounded
 //! tunnel    an upgraded connection (attach, exec) to that engine
 //! entries   a container's list entry as the cluster shows it
@@ -17,6 +18,7 @@
 
 use std::time::Duration;
 
+mod builders;
 mod duration;
 mod entries;
 mod error;

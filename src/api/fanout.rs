@@ -75,7 +75,6 @@ where
 ///
 /// The status is the engines' own if all that failed gave the same one, and 500 otherwise. What the
 /// other nodes did stays done.
-#[allow(dead_code)]
 pub fn all<T>(outcomes: Vec<Outcome<T>>) -> Result<Vec<(Arc<Node>, T)>, ApiError> {
     let mut answers = Vec::with_capacity(outcomes.len());
     let mut failures = Vec::new();

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     DEFAULT_API_VERSION, MAX_API_VERSION, Options,
+    builders::Builders,
     error::ApiError,
     proxy::Proxy,
     query::Query,
@@ -23,6 +24,8 @@ use crate::{
     engine::transport::{self, Body},
 };
 
+mod anywhere;
+mod build;
 mod containers;
 mod events;
 mod exec;
@@ -37,6 +40,7 @@ mod volumes;
 pub struct Context {
     cluster: Cluster,
     proxy: Proxy,
+    builders: Builders,
     options: Options,
     shutdown: CancellationToken,
 }
@@ -55,6 +59,7 @@ impl Context {
         Self {
             proxy: Proxy::new(cluster.clone(), tunnels),
             cluster,
+            builders: Builders::default(),
             options,
             shutdown,
         }
@@ -141,6 +146,16 @@ pub async fn handle(context: &std::sync::Arc<Context>, request: Request<Incoming
         Route::Volume(name) => {
             volumes::inspect(context, version.as_deref(), &name, &query, request).await
         }
+        Route::Build => build::build(context, version.as_deref(), &query, request).await,
+        Route::BuildCancel => build::cancel(context, version.as_deref(), &query, request).await,
+        Route::BuildPrune => build::prune(context, version.as_deref(), &query).await,
+        Route::Session => build::session(context, version.as_deref(), &query, request).await,
+        Route::Grpc => build::grpc(context, version.as_deref(), &query, request).await,
+        Route::Commit => anywhere::commit(context, version.as_deref(), &query, request).await,
+        Route::Anywhere(path) => {
+            anywhere::ask(context, version.as_deref(), &path, &query, request).await
+        }
+        Route::SwarmMode => Err(ApiError::not_swarm_mode()),
         Route::Options if context.options.cors => Ok(Response::new(transport::empty())),
         Route::Redirect(path) => Ok(redirect(&path, &query)),
         Route::NotInCluster => Err(ApiError::not_in_cluster()),
