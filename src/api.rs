@@ -5,6 +5,7 @@
 //! router    method and path -> route
 //! handlers  one file for each kind of object
 //! proxy     a request to the engine that owns the object, bytes in, bytes out
+//! builders  which engine the parts of one build go to
 //! fanout    one question to many engines, bounded
 //! progress  what many engines tell of a long job, as one stream
 //! tunnel    an upgraded connection (attach, exec) to that engine
@@ -18,6 +19,7 @@
 
 use std::time::Duration;
 
+mod builders;
 mod duration;
 mod entries;
 mod error;

@@ -7,6 +7,7 @@
 //! placement   choosing a node and reserving its room, ports, and name, in one step
 //! index       what runs where, for the questions filters ask
 //! create      the life of one create request
+//! build       where a build runs
 //! feed        the cluster's events
 //! ```
 //!
@@ -34,6 +35,7 @@ use crate::{
     scheduler::Scheduler,
 };
 
+pub mod build;
 pub mod create;
 pub mod feed;
 pub mod index;

@@ -91,6 +91,15 @@ impl ApiError {
         )
     }
 
+    /// What an engine outside swarm mode says to the routes of swarm mode; clients know the text.
+    pub fn not_swarm_mode() -> Self {
+        Self::with_status(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" \
+             to connect this node to swarm and try again.",
+        )
+    }
+
     /// The body is longer than what is held in memory.
     pub fn too_large(limit: usize) -> Self {
         Self::with_status(

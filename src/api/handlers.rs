@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     DEFAULT_API_VERSION, MAX_API_VERSION, Options,
+    builders::Builders,
     error::ApiError,
     proxy::Proxy,
     query::Query,
@@ -34,6 +35,8 @@ use crate::{
     scheduler::{ScheduleError, request::Request as PlacementRequest},
 };
 
+mod anywhere;
+mod build;
 mod containers;
 mod disk_usage;
 mod events;
@@ -50,6 +53,7 @@ mod volumes;
 pub struct Context {
     cluster: Cluster,
     proxy: Proxy,
+    builders: Builders,
     options: Options,
     shutdown: CancellationToken,
 }
@@ -68,6 +72,7 @@ impl Context {
         Self {
             proxy: Proxy::new(cluster.clone(), tunnels),
             cluster,
+            builders: Builders::default(),
             options,
             shutdown,
         }
@@ -191,6 +196,16 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
         Route::VolumeUpdate => Err(ApiError::no_cluster_volumes()),
         Route::Prune(what) => prune::prune(context, version.as_deref(), what, &query).await,
         Route::DiskUsage => disk_usage::measure(context, version.as_deref(), &query).await,
+        Route::Build => build::build(context, version.as_deref(), &query, request).await,
+        Route::BuildCancel => build::cancel(context, version.as_deref(), &query, request).await,
+        Route::BuildPrune => build::prune(context, version.as_deref(), &query).await,
+        Route::Session => build::session(context, version.as_deref(), &query, request).await,
+        Route::Grpc => build::grpc(context, version.as_deref(), &query, request).await,
+        Route::Commit => anywhere::commit(context, version.as_deref(), &query, request).await,
+        Route::Anywhere(path) => {
+            anywhere::ask(context, version.as_deref(), &path, &query, request).await
+        }
+        Route::SwarmMode => Err(ApiError::not_swarm_mode()),
         Route::Options if context.options.cors => Ok(Response::new(transport::empty())),
         Route::Redirect(path) => Ok(redirect(&path, &query)),
         Route::NotInCluster => Err(ApiError::not_in_cluster()),

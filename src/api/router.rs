@@ -81,6 +81,22 @@ pub enum Route {
     Prune(Prunable),
     /// `GET /system/df`
     DiskUsage,
+    /// `POST /build`
+    Build,
+    /// `POST /build/cancel`
+    BuildCancel,
+    /// `POST /build/prune`
+    BuildPrune,
+    /// `POST /session`
+    Session,
+    /// `POST /grpc`
+    Grpc,
+    /// `POST /commit`
+    Commit,
+    /// A question that any healthy node can answer; its decoded path with the first slash.
+    Anywhere(String),
+    /// A route of swarm mode, which this cluster is not.
+    SwarmMode,
     /// `OPTIONS` of anything
     Options,
     /// What classic Swarm refused with words of its own.
@@ -128,7 +144,7 @@ pub enum Effect {
 }
 
 /// The container routes that the owner's engine answers, longest path first.
-const OPERATIONS: [(&str, &str, Effect); 20] = [
+const OPERATIONS: [(&str, &str, Effect); 22] = [
     ("GET", "attach/ws", Effect::None),
     ("POST", "attach", Effect::None),
     ("GET", "archive", Effect::None),
@@ -141,6 +157,8 @@ const OPERATIONS: [(&str, &str, Effect); 20] = [
     ("GET", "top", Effect::None),
     ("POST", "resize", Effect::None),
     ("POST", "copy", Effect::None),
+    ("GET", "checkpoints", Effect::None),
+    ("POST", "checkpoints", Effect::AtHead),
     ("POST", "start", Effect::AtHead),
     ("POST", "stop", Effect::AtHead),
     ("POST", "kill", Effect::AtHead),
@@ -153,24 +171,6 @@ const OPERATIONS: [(&str, &str, Effect); 20] = [
 
 /// Routes that the Docker API has and this one has not; `*` is any text that is not empty.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("POST", "auth"),
-    ("POST", "build"),
-    ("POST", "build/cancel"),
-    ("POST", "build/prune"),
-    ("POST", "commit"),
-    ("GET", "configs"),
-    ("POST", "configs/create"),
-    ("GET", "configs/*"),
-    ("DELETE", "configs/*"),
-    ("POST", "configs/*/update"),
-    ("GET", "containers/*/checkpoints"),
-    ("GET", "distribution/*/json"),
-    ("POST", "grpc"),
-    ("GET", "images/search"),
-    ("GET", "nodes"),
-    ("GET", "nodes/*"),
-    ("DELETE", "nodes/*"),
-    ("POST", "nodes/*/update"),
     ("GET", "plugins"),
     ("POST", "plugins/create"),
     ("GET", "plugins/privileges"),
@@ -178,28 +178,10 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("GET", "plugins/*/json"),
     ("DELETE", "plugins/*"),
     ("POST", "plugins/*"),
-    ("GET", "secrets"),
-    ("POST", "secrets/create"),
-    ("GET", "secrets/*"),
-    ("DELETE", "secrets/*"),
-    ("POST", "secrets/*/update"),
-    ("GET", "services"),
-    ("POST", "services/create"),
-    ("GET", "services/*"),
-    ("DELETE", "services/*"),
-    ("POST", "services/*/update"),
-    ("POST", "session"),
-    ("GET", "swarm"),
-    ("POST", "swarm/init"),
-    ("POST", "swarm/join"),
-    ("POST", "swarm/leave"),
-    ("POST", "swarm/unlock"),
-    ("GET", "swarm/unlockkey"),
-    ("POST", "swarm/update"),
-    ("GET", "tasks"),
-    ("GET", "tasks/*"),
-    ("POST", "containers/*/checkpoints"),
 ];
+
+/// What the routes of swarm mode begin with.
+const SWARM_MODE: [&str; 6] = ["configs", "nodes", "secrets", "services", "swarm", "tasks"];
 
 /// Finds the route of a method and an encoded path.
 pub fn route(method: &Method, path: &str) -> Target {
@@ -241,6 +223,17 @@ fn find(method: &Method, path: &str) -> Route {
         ("images", "viz") => Route::NotInCluster,
         ("images", "get") if get => Route::ImagesSave,
         ("images", "load") if post => Route::ImageLoad,
+        ("images", "search") if get => Route::Anywhere(format!("/{path}")),
+        ("auth", "") if post => Route::Anywhere(format!("/{path}")),
+        ("distribution", rest) if get && named(rest, "json").is_some_and(|n| !n.is_empty()) => {
+            Route::Anywhere(format!("/{path}"))
+        }
+        ("build", "") if post => Route::Build,
+        ("build", "cancel") if post => Route::BuildCancel,
+        ("build", "prune") if post => Route::BuildPrune,
+        ("session", "") if post => Route::Session,
+        ("grpc", "") if post => Route::Grpc,
+        ("commit", "") if post => Route::Commit,
         ("images", rest) if get => named(rest, "json")
             .map(|name| Route::Image(name, "json"))
             .or_else(|| named(rest, "history").map(|name| Route::Image(name, "history")))
@@ -276,7 +269,10 @@ fn unserved(method: &Method, path: &str) -> Route {
     let known = UNSUPPORTED
         .iter()
         .any(|(wanted, pattern)| method.as_str() == *wanted && fits(pattern));
-    if known {
+    let first = path.split('/').next().unwrap_or_default();
+    if known && SWARM_MODE.contains(&first) {
+        Route::SwarmMode
+    } else if known {
         Route::Unsupported(path.to_owned())
     } else {
         Route::Unknown
@@ -464,7 +460,12 @@ mod tests {
     #[test]
     fn what_is_missing_is_told_from_what_never_was() {
         let unsupported = |path: &str| Route::Unsupported(path.to_owned());
-        check(&Method::POST, "/build", None, &unsupported("build"));
+        check(
+            &Method::POST,
+            "/plugins/pull",
+            None,
+            &unsupported("plugins/pull"),
+        );
         check(
             &Method::POST,
             "/v1.41/swarm/init",
@@ -473,7 +474,9 @@ mod tests {
         );
         let push = "plugins/registry:5000/a/b/push";
         check(&Method::POST, &format!("/{push}"), None, &unsupported(push));
-        check(&Method::GET, "/swarm", None, &unsupported("swarm"));
+        check(&Method::GET, "/swarm", None, &Route::SwarmMode);
+        check(&Method::GET, "/services/web/logs", None, &Route::SwarmMode);
+        check(&Method::GET, "/swarm/nonsense", None, &Route::Unknown);
         check(&Method::PUT, "/info", None, &Route::Unknown);
         check(&Method::GET, "/containers/web/stop", None, &Route::Unknown);
         check(&Method::GET, "/favicon.ico", None, &Route::Unknown);
@@ -536,6 +539,23 @@ mod tests {
         ] {
             check(&method, &format!("/{path}"), None, &expected);
         }
+    }
+
+    #[test]
+    fn builds_and_questions_for_any_node_have_routes() {
+        let anywhere = |path: &str| Route::Anywhere(path.to_owned());
+        check(&Method::POST, "/v1.41/build", Some("1.41"), &Route::Build);
+        check(&Method::POST, "/build/cancel", None, &Route::BuildCancel);
+        check(&Method::POST, "/session", None, &Route::Session);
+        check(&Method::POST, "/auth", None, &anywhere("/auth"));
+        let path = "/distribution/host:5000/a/b:1/json";
+        check(&Method::GET, path, None, &anywhere(path));
+        check(
+            &Method::GET,
+            "/images/search",
+            None,
+            &anywhere("/images/search"),
+        );
     }
 
     #[test]

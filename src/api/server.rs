@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Options,
+    builders::Peer,
     handlers::{self, Context},
     tunnel::Tunnels,
 };
@@ -175,26 +176,29 @@ impl Acceptor {
     async fn accept_one(&self, listener: &Listener) -> io::Result<()> {
         match listener {
             Listener::Tcp(tcp) => {
-                let (stream, _) = tcp.accept().await?;
+                let (stream, peer) = tcp.accept().await?;
                 stream.set_nodelay(true)?;
                 // A client that vanished without a word would hold its streams for ever.
                 keep_alive(&stream)?;
-                self.start(stream);
+                self.start(stream, Peer(Some(peer.ip())));
             }
             Listener::Unix(unix) => {
                 let (stream, _) = unix.accept().await?;
-                self.start(stream);
+                self.start(stream, Peer(None));
             }
         }
         Ok(())
     }
 
-    fn start(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+    fn start(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer) {
         let context = Arc::clone(&self.context);
         let shutdown = self.shutdown.clone();
         let cut = self.cut.clone();
         self.connections.spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&context), request));
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(peer);
+                answer(Arc::clone(&context), request)
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)

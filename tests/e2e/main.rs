@@ -15,6 +15,7 @@ mod docker;
 mod fleet;
 mod manager;
 
+mod build;
 mod directives;
 mod events;
 mod failures;

@@ -352,9 +352,7 @@ async fn only_routes_of_the_docker_api_are_not_supported_yet() {
         let (status, _) = daemon.json(method.clone(), path, "").await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path}");
     }
-    let (status, answer) = daemon
-        .json(Method::POST, "/v1.41/plugins/create", "")
-        .await;
+    let (status, answer) = daemon.json(Method::POST, "/v1.41/plugins/create", "").await;
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
     assert_eq!(
         message(&answer),
