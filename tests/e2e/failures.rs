@@ -194,11 +194,11 @@ fn sigterm_ends_streams_that_have_no_end() {
 fn route_that_is_not_served_is_named() {
     for program in Docker::programs() {
         let bed = Bed::new(&[]);
-        let error = bed.docker.with_program(program).refused(&["secret", "ls"]);
-        assert!(error.contains("/secrets"), "{error}");
-        let (status, body) = bed.manager.get("/v1.40/secrets");
+        let error = bed.docker.with_program(program).refused(&["plugin", "ls"]);
+        assert!(error.contains("/plugins"), "{error}");
+        let (status, body) = bed.manager.get("/v1.40/plugins");
         assert_eq!(status, 501);
-        assert!(body.contains("GET") && body.contains("/secrets"), "{body}");
+        assert!(body.contains("GET") && body.contains("/plugins"), "{body}");
     }
 }
 

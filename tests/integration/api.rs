@@ -159,9 +159,9 @@ async fn what_is_not_there_says_so() {
     for (method, path, status, text) in [
         (
             Method::POST,
-            "/build",
+            "/plugins/pull",
             501,
-            "POST /build is not supported yet",
+            "POST /plugins/pull is not supported yet",
         ),
         (Method::GET, "/nothing", 404, "page not found"),
         (
