@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Bench, PATIENCE};
 
 /// The API over a cluster over a fleet.
-struct Daemon {
-    bench: Bench,
+pub struct Daemon {
+    pub bench: Bench,
     addr: SocketAddr,
     client: Transport,
     shutdown: CancellationToken,
@@ -32,7 +32,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(engines: usize) -> Self {
+    pub async fn start(engines: usize) -> Self {
         let bench = Bench::start(engines, 0).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -78,12 +78,12 @@ impl Daemon {
         (status, headers, body.to_bytes())
     }
 
-    async fn json(&self, method: Method, path: &str, body: &str) -> (StatusCode, Value) {
+    pub async fn json(&self, method: Method, path: &str, body: &str) -> (StatusCode, Value) {
         let (status, _, body) = self.call(method, path, body).await;
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
-    async fn run(&self, name: &str) -> String {
+    pub async fn run(&self, name: &str) -> String {
         let path = format!("/v1.41/containers/create?name={name}");
         let (status, created) = self.json(Method::POST, &path, BODY).await;
         assert_eq!(status, StatusCode::CREATED, "{created}");
@@ -96,7 +96,7 @@ impl Daemon {
 
 const BODY: &str = r#"{"Image":"busybox","Cmd":["sleep","1000"],"OpenStdin":true,"StdinOnce":true,"Future":{"a":[1]}}"#;
 
-fn message(answer: &Value) -> &str {
+pub fn message(answer: &Value) -> &str {
     answer["message"].as_str().unwrap_or_default()
 }
 

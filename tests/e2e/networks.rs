@@ -1,0 +1,84 @@
+//! Networks made, removed, and joined, on one node and across nodes.
+
+use crate::{bed::Bed, fleet::Fleet, manager::eventually};
+
+// I-NET-6, I-NET-7
+#[test]
+fn networks_are_made_and_removed_where_their_name_says() {
+    Bed::with_each_client(|bed| {
+        let docker = &bed.docker;
+        docker.ok(&["network", "create", "-d", "bridge", "anywhere"]);
+        docker.ok(&["network", "create", "-d", "bridge", "node-1/test2"]);
+        let error = docker.refused(&["network", "create", "-d", "bridge", "node-9/test3"]);
+        assert!(error.contains("Unable to find a node"), "{error}");
+        let names = || {
+            docker.lines(&[
+                "network",
+                "ls",
+                "--filter",
+                "type=custom",
+                "--format",
+                "{{.Name}}",
+            ])
+        };
+        assert_eq!(names().len(), 2, "{:?}", names());
+        assert!(names().contains(&"node-1/test2".to_owned()));
+        let error = docker.refused(&["network", "rm", "nothing"]);
+        assert!(error.contains("No such network nothing"), "{error}");
+        docker.refused(&["network", "rm", "bridge"]);
+        docker.ok(&["network", "rm", "node-1/test2", "anywhere"]);
+        assert!(names().is_empty(), "{:?}", names());
+    });
+}
+
+// I-NET-8, I-NET-11
+#[test]
+fn a_container_joins_and_leaves_a_network_of_its_node() {
+    let bed = Bed::new(&[]);
+    bed.docker
+        .ok(&["network", "create", "-d", "bridge", "node-1/lan"]);
+    let node = bed.placed("web", &["--net", "node-1/lan", "--network-alias", "www"]);
+    assert_eq!(node, "node-1");
+    let labels = bed.inspect("web", "{{json .Config.Labels}}");
+    assert!(!labels.contains("constraints"), "{labels}");
+    let on_bridge = || {
+        let format = "{{range .Containers}}{{.Name}}{{end}}";
+        bed.docker
+            .ok(&["network", "inspect", "--format", format, "node-1/bridge"])
+    };
+    assert_eq!(on_bridge(), "");
+    bed.docker
+        .ok(&["network", "connect", "node-1/bridge", "web"]);
+    assert_eq!(on_bridge(), "web");
+    bed.docker
+        .ok(&["network", "disconnect", "node-1/bridge", "web"]);
+    assert_eq!(on_bridge(), "");
+}
+
+#[test]
+fn containers_on_two_nodes_reach_each_other_by_name_over_a_swarms_overlay() {
+    // Of its own, so that no other test finds its engines in a swarm.
+    let fleet = Fleet::start("overlay", 2, "0:role=manager 1:role=worker");
+    let host = |index: usize| fleet.addresses()[index].split(':').next().unwrap().to_owned();
+    let manager = fleet.engine(0);
+    manager.ok(&["swarm", "init", "--advertise-addr", &host(0)]);
+    let token = manager.ok(&["swarm", "join-token", "-q", "worker"]);
+    let address = format!("{}:2377", host(0));
+    fleet
+        .engine(1)
+        .ok(&["swarm", "join", "--token", &token, &address]);
+    let bed = Bed::over(fleet, &[]);
+    bed.docker
+        .ok(&["network", "create", "-d", "overlay", "--attachable", "span"]);
+    for node in ["0", "1"] {
+        let name = format!("web-{node}");
+        let constraint = format!("constraint:node==node-{node}");
+        bed.sleeper(&name, &["--net", "span", "-e", &constraint]);
+    }
+    for (from, to) in [("web-0", "web-1"), ("web-1", "web-0")] {
+        eventually(&format!("{from} reaches {to}"), || {
+            let ping = ["exec", from, "ping", "-c", "1", "-W", "2", to];
+            (bed.docker.run(&ping).code == 0).then_some(())
+        });
+    }
+}

@@ -1,0 +1,62 @@
+//! Volumes made and removed on all nodes, or on some.
+
+use crate::bed::Bed;
+
+fn names(bed: &Bed, filter: &str) -> Vec<String> {
+    bed.docker
+        .lines(&["volume", "ls", "-q", "--filter", filter])
+}
+
+// I-VOL-3
+#[test]
+fn a_volume_is_made_on_every_node_or_on_the_one_its_name_says() {
+    Bed::with_each_client(|bed| {
+        bed.docker.ok(&["volume", "create", "everywhere"]);
+        assert_eq!(
+            names(bed, "name=everywhere"),
+            [
+                "node-0/everywhere",
+                "node-1/everywhere",
+                "node-2/everywhere"
+            ]
+        );
+        bed.docker.ok(&["volume", "create", "node-0/single"]);
+        assert_eq!(names(bed, "name=single"), ["node-0/single"]);
+        let error = bed.docker.refused(&["volume", "create", "node-9/single"]);
+        assert!(error.contains("Unable to find a node"), "{error}");
+        let unnamed = bed.docker.ok(&["volume", "create"]);
+        assert_eq!(names(bed, &format!("name={unnamed}")).len(), 3);
+    });
+}
+
+// I-VOL-4
+#[test]
+fn a_volume_in_use_stays_until_its_container_is_gone() {
+    let bed = Bed::new(&[]);
+    let error = bed.docker.refused(&["volume", "rm", "nothing"]);
+    assert!(error.contains("No such volume nothing"), "{error}");
+    bed.sleeper(
+        "web",
+        &["-v", "data:/data", "-e", "constraint:node==node-1"],
+    );
+    let error = bed.docker.refused(&["volume", "rm", "data"]);
+    assert!(
+        error.contains("node-1") && error.contains("in use"),
+        "{error}"
+    );
+    bed.docker.ok(&["rm", "-f", "web"]);
+    bed.docker.ok(&["volume", "rm", "data"]);
+    assert!(names(&bed, "name=data").is_empty());
+}
+
+// I-VOL-5, I-VOL-6
+#[test]
+fn a_whitelist_label_says_which_nodes_get_the_volume() {
+    let bed = Bed::new(&[]);
+    let label = r#"com.docker.swarm.whitelists=["node==node-1|node-2"]"#;
+    bed.docker
+        .ok(&["volume", "create", "--label", label, "some"]);
+    let filter = "label=com.docker.swarm.whitelists";
+    assert_eq!(names(&bed, filter), ["node-1/some", "node-2/some"]);
+    assert!(names(&bed, "label=other").is_empty());
+}

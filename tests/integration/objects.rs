@@ -1,0 +1,140 @@
+//! Networks and volumes made and removed through the API.
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use skep_fleet::Fault;
+
+use crate::api::{Daemon, message};
+
+async fn names(daemon: &Daemon, path: &str, member: &str) -> Vec<String> {
+    let (_, list) = daemon.json(Method::GET, path, "").await;
+    let list = if member.is_empty() {
+        &list
+    } else {
+        &list[member]
+    };
+    let entries = list.as_array().cloned().unwrap_or_default();
+    entries
+        .iter()
+        .filter_map(|entry| entry["Name"].as_str().map(str::to_owned))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_volume_without_a_name_has_the_same_one_on_all_nodes() {
+    let daemon = Daemon::start(3).await;
+    let (status, volume) = daemon.json(Method::POST, "/volumes/create", "{}").await;
+    assert_eq!(status, StatusCode::CREATED, "{volume}");
+    let name = volume["Name"].as_str().unwrap();
+    assert_eq!(name.len(), 64);
+    let mut expected: Vec<String> = (0..3)
+        .map(|index| format!("{}/{name}", daemon.bench.fleet.engine(index).name()))
+        .collect();
+    expected.sort();
+    let mut shown = names(&daemon, "/volumes", "Volumes").await;
+    shown.sort();
+    assert_eq!(shown, expected);
+    let path = format!("/volumes/{name}");
+    let (status, _) = daemon.json(Method::DELETE, &path, "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    assert!(names(&daemon, "/volumes", "Volumes").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_node_that_makes_no_volume_is_named_and_the_others_keep_theirs() {
+    let daemon = Daemon::start(2).await;
+    let failing = daemon.bench.fleet.engine(0);
+    failing.set_fault_on(
+        "POST /volumes/create",
+        Fault::Error500("disk full".to_owned()),
+    );
+    let body = r#"{"Name":"data"}"#;
+    let (status, answer) = daemon.json(Method::POST, "/volumes/create", body).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    let expected = format!("{}: disk full", failing.name());
+    assert_eq!(message(&answer), expected);
+    let kept = format!("{}/data", daemon.bench.fleet.engine(1).name());
+    assert_eq!(names(&daemon, "/volumes", "Volumes").await, [kept]);
+}
+
+#[tokio::test]
+async fn a_network_is_shown_before_its_create_is_answered() {
+    let daemon = Daemon::start(2).await;
+    let body = r#"{"Name":"front","Driver":"bridge","Future":1}"#;
+    let (status, answer) = daemon.json(Method::POST, "/networks/create", body).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    let filters = "/networks?filters=%7B%22name%22%3A%5B%22front%22%5D%7D";
+    let shown = names(&daemon, filters, "").await;
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(shown[0].ends_with("/front"), "{shown:?}");
+    let path = format!("/networks/{}", shown[0]);
+    let (status, _) = daemon.json(Method::DELETE, &path, "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    assert!(names(&daemon, filters, "").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_network_is_joined_on_the_containers_engine() {
+    let daemon = Daemon::start(2).await;
+    let id = daemon.run("web").await;
+    // Every node has a bridge; the one meant is that of the container's node.
+    let body = json!({ "Container": "web" }).to_string();
+    for (action, expected) in [
+        ("connect", StatusCode::OK),
+        ("disconnect", StatusCode::NO_CONTENT),
+    ] {
+        let path = format!("/networks/bridge/{action}");
+        let (status, answer) = daemon.json(Method::POST, &path, &body).await;
+        assert_eq!(status, expected, "{action}: {answer}");
+    }
+    let (_, list) = daemon.json(Method::GET, "/containers/json", "").await;
+    assert_eq!(list[0]["Id"], Value::from(id));
+}
+
+#[tokio::test]
+async fn networks_and_volumes_that_are_not_there_say_so() {
+    let daemon = Daemon::start(1).await;
+    daemon.run("web").await;
+    let web = r#"{"Container":"web"}"#;
+    for (method, path, body, status, text) in [
+        (Method::DELETE, "/networks/x", "", 404, "No such network x"),
+        (
+            Method::POST,
+            "/networks/x/connect",
+            web,
+            404,
+            "No such network: x",
+        ),
+        (
+            Method::POST,
+            "/networks/bridge/connect",
+            "{",
+            404,
+            "Container is not specified",
+        ),
+        (
+            Method::POST,
+            "/networks/bridge/disconnect",
+            r#"{"Container":"nobody"}"#,
+            404,
+            "No such container: nobody",
+        ),
+        (Method::DELETE, "/volumes/x", "", 404, "No such volume x"),
+        (
+            Method::PUT,
+            "/volumes/x?version=1",
+            "{}",
+            503,
+            "volume update only valid for cluster volumes, but swarm is unavailable",
+        ),
+    ] {
+        let (actual, answer) = daemon.json(method, path, body).await;
+        assert_eq!(
+            (actual.as_u16(), message(&answer)),
+            (status, text),
+            "{path}"
+        );
+    }
+    let (status, _) = daemon.json(Method::DELETE, "/volumes/x?force=1", "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+}
