@@ -178,6 +178,34 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("GET", "plugins/*/json"),
     ("DELETE", "plugins/*"),
     ("POST", "plugins/*"),
+    ("GET", "configs"),
+    ("POST", "configs/create"),
+    ("GET", "configs/*"),
+    ("DELETE", "configs/*"),
+    ("POST", "configs/*/update"),
+    ("GET", "nodes"),
+    ("GET", "nodes/*"),
+    ("DELETE", "nodes/*"),
+    ("POST", "nodes/*/update"),
+    ("GET", "secrets"),
+    ("POST", "secrets/create"),
+    ("GET", "secrets/*"),
+    ("DELETE", "secrets/*"),
+    ("POST", "secrets/*/update"),
+    ("GET", "services"),
+    ("POST", "services/create"),
+    ("GET", "services/*"),
+    ("DELETE", "services/*"),
+    ("POST", "services/*/update"),
+    ("GET", "swarm"),
+    ("POST", "swarm/init"),
+    ("POST", "swarm/join"),
+    ("POST", "swarm/leave"),
+    ("POST", "swarm/unlock"),
+    ("GET", "swarm/unlockkey"),
+    ("POST", "swarm/update"),
+    ("GET", "tasks"),
+    ("GET", "tasks/*"),
 ];
 
 /// What the routes of swarm mode begin with.
@@ -465,12 +493,6 @@ mod tests {
             "/plugins/pull",
             None,
             &unsupported("plugins/pull"),
-        );
-        check(
-            &Method::POST,
-            "/v1.41/swarm/init",
-            Some("1.41"),
-            &unsupported("swarm/init"),
         );
         let push = "plugins/registry:5000/a/b/push";
         check(&Method::POST, &format!("/{push}"), None, &unsupported(push));
