@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DEFAULT_API_VERSION, MAX_API_VERSION, Options,
+    Options,
     builders::Builders,
     error::ApiError,
     proxy::Proxy,
@@ -19,11 +19,7 @@ use super::{
     tunnel::Tunnels,
 };
 use crate::{
-    cluster::{
-        Cluster,
-        create::CreateError,
-        snapshot::{Node, Snapshot},
-    },
+    cluster::{Cluster, create::CreateError, snapshot::Node},
     engine::{
         raw::RawObject,
         transport::{self, Body},
@@ -47,7 +43,10 @@ mod networks;
 mod prune;
 mod pull;
 mod system;
+mod versions;
 mod volumes;
+
+use self::versions::{api_version, engine_path, parse_version, version_text};
 
 /// What every handler has.
 pub struct Context {
@@ -117,6 +116,7 @@ impl Context {
 pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answer {
     let Target { version, route } = route(request.method(), request.uri().path());
     let query = Query::parse(request.uri().query());
+    versions::check(&context.cluster.snapshot(), version.as_deref())?;
     match route {
         Route::Ping => Ok(system::ping(request.method())),
         Route::Info => Ok(system::info(context)),
@@ -310,46 +310,4 @@ async fn candidates(
         return Err(CreateError::from(ScheduleError::NoNodes).into());
     }
     Ok(nodes)
-}
-
-/// The path for the engine of `node`, with the version the client used, or the nearest one that
-/// this engine speaks: a client knows what the whole cluster speaks, which an engine may not yet,
-/// or no longer.
-fn engine_path(node: &Node, version: Option<&str>, path: &str, query: &Query) -> String {
-    let spoken = node
-        .inventory
-        .specs
-        .as_ref()
-        .map(|specs| (specs.min_api_version, specs.api_version));
-    let prefix = match (version, spoken) {
-        (None, _) => String::new(),
-        (Some(asked), Some((oldest, newest))) if oldest <= newest => parse_version(asked)
-            .map_or_else(
-                || format!("/v{asked}"),
-                |asked| format!("/v{}", version_text(asked.clamp(oldest, newest))),
-            ),
-        (Some(asked), _) => format!("/v{asked}"),
-    };
-    format!("{prefix}{path}{}", query.suffix())
-}
-
-/// What is advertised: the newest version that every healthy engine speaks.
-fn api_version(snapshot: &Snapshot) -> (u32, u32) {
-    let engines = snapshot
-        .nodes()
-        .filter(|node| node.inventory.is_healthy())
-        .filter_map(|node| Some(node.inventory.specs.as_ref()?.api_version));
-    engines
-        .min()
-        .map_or(DEFAULT_API_VERSION, |version| version.min(MAX_API_VERSION))
-}
-
-/// `1.41` as numbers.
-fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-fn version_text((major, minor): (u32, u32)) -> String {
-    format!("{major}.{minor}")
 }

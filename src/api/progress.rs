@@ -196,10 +196,10 @@ impl Progress {
 /// Whether the job as a whole failed. In a fleet of several operating systems an image is for some
 /// nodes only, and that the others refuse it is no failure.
 fn is_failure(nodes: usize, failures: &[(String, ClientError)]) -> bool {
-    let all_expected = failures
-        .iter()
-        .all(|(_, error)| error.to_string().contains(OTHER_SYSTEM));
-    !failures.is_empty() && !(failures.len() < nodes && all_expected)
+    let elsewhere = failures.len() < nodes;
+    let expected = |(_, error): &(String, ClientError)| error.to_string().contains(OTHER_SYSTEM);
+    let harmless = elsewhere && failures.iter().all(expected);
+    !failures.is_empty() && !harmless
 }
 
 #[cfg(test)]

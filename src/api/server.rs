@@ -1,7 +1,12 @@
 //! Connections: accepted, served, drained.
 
 use std::{
-    convert::Infallible, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration,
+    convert::Infallible,
+    io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
 };
 
 use http::{Request, Response, header};
@@ -55,7 +60,8 @@ pub struct BindError {
 
 /// Binds an address, without accepting yet.
 ///
-/// A Unix socket that nobody answers on is replaced; the new one has mode 0600.
+/// A Unix socket that nobody answers on is replaced, and nothing else ever is; the new one has mode
+/// 0600.
 ///
 /// # Errors
 ///
@@ -86,11 +92,22 @@ fn bind_tcp(address: &str) -> io::Result<Listener> {
 }
 
 fn bind_unix(path: &Path) -> io::Result<Listener> {
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "the path is taken by something that is no socket",
+            ));
         }
-        std::fs::remove_file(path)?;
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            // Whoever made it is gone.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+            }
+            Ok(_) | Err(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
@@ -242,4 +259,29 @@ async fn answer(
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_answers_on_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("skep.sock");
+        let address = ListenAddr::Unix(path.clone());
+
+        std::fs::write(&path, "precious").unwrap();
+        let error = bind(&address).unwrap_err().to_string();
+        assert!(error.contains("no socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+
+        let first = bind(&address).unwrap();
+        let error = bind(&address).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        // A socket outlives the one who made it.
+        drop(first);
+        bind(&address).unwrap();
+    }
 }

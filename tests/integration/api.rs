@@ -153,6 +153,39 @@ async fn every_answer_has_one_api_version() {
     }
 }
 
+// The words are those of an engine 20.10.
+#[tokio::test]
+async fn versions_that_not_every_engine_speaks_are_refused() {
+    let daemon = Daemon::start(1).await;
+    for (path, refusal) in [
+        (
+            "/v1.99/info",
+            "client version 1.99 is too new. Maximum supported API version is 1.41",
+        ),
+        (
+            "/v1.99999999999/_ping",
+            "client version 1.99999999999 is too new. Maximum supported API version is 1.41",
+        ),
+        (
+            "/v1.12/containers/json",
+            "client version 1.12 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version",
+        ),
+    ] {
+        let (status, answer) = daemon.json(Method::GET, path, "").await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        assert_eq!(answer["message"], refusal, "{path}");
+    }
+    for path in ["/v1.24/info", "/v1.41/info", "/info"] {
+        let (status, _) = daemon.json(Method::GET, path, "").await;
+        assert_eq!(status, StatusCode::OK, "{path}");
+    }
+    let (_, answer) = daemon.json(Method::GET, "/version", "").await;
+    assert_eq!(
+        (&answer["ApiVersion"], &answer["MinAPIVersion"]),
+        (&json!("1.41"), &json!("1.24"))
+    );
+}
+
 #[tokio::test]
 async fn what_is_not_there_says_so() {
     let daemon = Daemon::start(1).await;
@@ -318,7 +351,11 @@ async fn bollard_runs_a_command_in_a_container() {
     let daemon = Daemon::start(1).await;
     daemon.run("web").await;
     let url = format!("http://{}", daemon.addr);
-    let docker = Docker::connect_with_http(&url, 30, bollard::API_DEFAULT_VERSION).unwrap();
+    let docker = Docker::connect_with_http(&url, 30, bollard::API_DEFAULT_VERSION)
+        .unwrap()
+        .negotiate_version()
+        .await
+        .unwrap();
     let list = docker.list_containers(None).await.unwrap();
     assert_eq!(list.len(), 1);
     let config = ExecConfig {

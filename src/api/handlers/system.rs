@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use http::{HeaderValue, Method, Response, header};
 use serde_json::{Value, json};
 
-use super::{Context, api_version, json, version_text};
+use super::{Context, api_version, json, version_text, versions};
 use crate::{
     api::{duration::size, entries},
     cluster::snapshot::Node,
@@ -16,9 +16,6 @@ use crate::{
 
 /// The version clients see; tools tell a cluster from an engine by the part before the slash.
 const SERVER_VERSION: &str = concat!("swarm/", env!("CARGO_PKG_VERSION"));
-
-/// The oldest API version that every engine since 2016 speaks.
-const MIN_API_VERSION: (u32, u32) = (1, 24);
 
 /// `OK`, for whoever wants to know whether somebody is there.
 pub fn ping(method: &Method) -> Response<Body> {
@@ -44,12 +41,7 @@ pub fn ping(method: &Method) -> Response<Body> {
 /// Who answers, and in which dialect.
 pub fn version(context: &Context) -> Response<Body> {
     let snapshot = context.cluster.snapshot();
-    let min_version = snapshot
-        .nodes()
-        .filter_map(|node| Some(node.inventory.specs.as_ref()?.min_api_version))
-        .max()
-        .unwrap_or(MIN_API_VERSION)
-        .min(api_version(&snapshot));
+    let min_version = versions::oldest(&snapshot);
     json(&json!({
         "Platform": { "Name": "Skep" },
         "Components": [{
