@@ -146,12 +146,12 @@ pub async fn forward(
             node.inventory.name()
         )));
     }
-    let path = engine_path(
-        &node,
-        version,
-        &format!("/images/{}/{path}", image.id),
-        query,
-    );
+    // An archive carries the names it was asked for by.
+    let target = match path {
+        "get" => names::path_of(name),
+        _ => image.id.clone(),
+    };
+    let path = engine_path(&node, version, &format!("/images/{target}/{path}"), query);
     context
         .proxy
         .forward(&node, request, &path, Aftermath::None)

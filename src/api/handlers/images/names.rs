@@ -173,7 +173,7 @@ fn has(node: &Node, reference: &str) -> bool {
 }
 
 /// An image's name as a path: its slashes stay, everything else that is special is encoded.
-fn path_of(name: &str) -> String {
+pub fn path_of(name: &str) -> String {
     let parts: Vec<String> = name.split('/').map(encode).collect();
     parts.join("/")
 }
