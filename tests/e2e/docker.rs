@@ -1,6 +1,7 @@
 //! The docker command, pointed at one host.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -18,6 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Docker {
     program: PathBuf,
     host: String,
+    variables: Vec<(&'static str, OsString)>,
 }
 
 /// How one docker command ended.
@@ -41,6 +43,7 @@ impl Docker {
         Self {
             program,
             host: format!("tcp://{address}"),
+            variables: Vec::new(),
         }
     }
 
@@ -61,8 +64,15 @@ impl Docker {
     pub fn with_program(&self, program: PathBuf) -> Self {
         Self {
             program,
-            host: self.host.clone(),
+            ..self.clone()
         }
+    }
+
+    /// The same with an environment variable.
+    pub fn with_env(&self, name: &'static str, value: impl Into<OsString>) -> Self {
+        let mut docker = self.clone();
+        docker.variables.push((name, value.into()));
+        docker
     }
 
     /// Runs a command to its end.
@@ -160,6 +170,9 @@ impl Docker {
             "DOCKER_CONFIG",
             Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker-config"),
         );
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
         command
     }
 }

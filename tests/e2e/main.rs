@@ -27,5 +27,6 @@ mod placement;
 mod plugins;
 mod prune;
 mod races;
+mod registry;
 mod streams;
 mod volumes;

@@ -25,7 +25,7 @@ use crate::cluster::{Bench, PATIENCE};
 /// The API over a cluster over a fleet.
 pub struct Daemon {
     pub bench: Bench,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     client: Transport,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
@@ -33,7 +33,10 @@ pub struct Daemon {
 
 impl Daemon {
     pub async fn start(engines: usize) -> Self {
-        let bench = Bench::start(engines, 0).await;
+        Self::over(Bench::start(engines, 0).await).await
+    }
+
+    pub async fn over(bench: Bench) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -63,7 +66,7 @@ impl Daemon {
         }
     }
 
-    async fn open(&self, method: Method, path: &str, body: &str) -> Response<Incoming> {
+    pub async fn open(&self, method: Method, path: &str, body: &str) -> Response<Incoming> {
         let mut request = Request::new(full(body.to_owned()));
         *request.method_mut() = method;
         self.client.send(request, path).await.unwrap()
@@ -81,6 +84,11 @@ impl Daemon {
     pub async fn json(&self, method: Method, path: &str, body: &str) -> (StatusCode, Value) {
         let (status, _, body) = self.call(method, path, body).await;
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    pub async fn text(&self, method: Method, path: &str) -> (StatusCode, String) {
+        let (status, _, body) = self.call(method, path, "").await;
+        (status, String::from_utf8_lossy(&body).into_owned())
     }
 
     pub async fn run(&self, name: &str) -> String {
