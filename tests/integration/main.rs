@@ -3,4 +3,5 @@
 mod api;
 mod cluster;
 mod faults;
+mod hostile;
 mod objects;
