@@ -6,6 +6,7 @@
 
 mod argv;
 mod manage;
+mod tls;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -18,6 +19,7 @@ use crate::config::log::LogLevel;
 use crate::config::{Config, ConfigError};
 
 pub use crate::cli::manage::OptionError;
+pub use crate::cli::tls::TlsOptionError;
 
 /// What the command line asks for.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The Docker API over HTTP, as clients see it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -41,6 +41,9 @@ impl Daemon {
             cors: false,
             max_body_bytes: 1024 * 1024,
             grace_period: Duration::from_millis(200),
+            max_connections: NonZeroUsize::new(1000).unwrap(),
+            head_timeout: PATIENCE,
+            idle_timeout: PATIENCE,
         };
         let served = tokio::spawn(api::serve(
             vec![Listener::Tcp(listener)],

@@ -20,6 +20,7 @@ use skep::{
         Applies, Call, Filter, PolicyError, Ranked, Scheduler, Strategy, node_set::NodeSet,
         request::Request, table::NodeStatus,
     },
+    tls,
 };
 use skep_fleet::{Fault, Fleet, container::Phase};
 use tokio::sync::watch;
@@ -211,6 +212,7 @@ fn options() -> Options {
             max_connections: 64,
             max_idle: 4,
         },
+        tls: tls::Engines::default(),
         request_timeout: Duration::from_secs(5),
         refresh_min: Duration::from_secs(3600),
         refresh_max: Duration::from_secs(3600),

@@ -34,6 +34,7 @@
 #![recursion_limit = "256"]
 
 mod body;
+pub mod certificates;
 pub mod container;
 pub mod control;
 mod engine;
