@@ -40,7 +40,7 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<DateTime<Utc>> {
 fn contents(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&first, rest) = bytes.get(1..)?.split_first()?;
     let (length, rest) = match first {
-        0..0x80 => (usize::from(first), rest),
+        0..=0x7f => (usize::from(first), rest),
         // The low bits count the bytes of the length. No certificate needs more than four.
         0x81..=0x84 => {
             let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;

@@ -133,12 +133,19 @@ impl Bench {
         containers: usize,
         change: impl FnOnce(&mut Options),
     ) -> Self {
-        let fleet = Fleet::builder()
-            .engines(engines)
-            .containers(containers)
-            .start()
-            .await
-            .unwrap();
+        let fleet = Fleet::builder().engines(engines).containers(containers);
+        let bench = Self::over(fleet.start().await.unwrap(), change);
+        bench
+            .until("all engines are healthy", |snapshot| {
+                let healthy = |s: &Snapshot| s.nodes().filter(|n| n.inventory.is_healthy()).count();
+                healthy(snapshot) == engines
+            })
+            .await;
+        bench
+    }
+
+    /// Starts over a fleet that is there, and waits for nothing.
+    pub fn over(fleet: Fleet, change: impl FnOnce(&mut Options)) -> Self {
         let addrs = fleet
             .engines()
             .iter()
@@ -159,19 +166,12 @@ impl Bench {
             &stop,
         )
         .unwrap();
-        let bench = Self {
+        Self {
             fleet,
             cluster,
             members,
             stop,
-        };
-        bench
-            .until("all engines are healthy", |snapshot| {
-                let healthy = |s: &Snapshot| s.nodes().filter(|n| n.inventory.is_healthy()).count();
-                healthy(snapshot) == engines
-            })
-            .await;
-        bench
+        }
     }
 
     /// Waits until the snapshot is as wanted.

@@ -4,3 +4,4 @@ mod api;
 mod cluster;
 mod faults;
 mod objects;
+mod tls;

@@ -1,8 +1,16 @@
 //! Certificates for tests: an authority, and whatever it signs, as PEM.
 
+use std::sync::Arc;
+
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
+};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 /// A CA of its own, not known to anybody.
@@ -74,6 +82,42 @@ impl Authority {
             key: key.serialize_pem(),
         }
     }
+}
+
+impl Issued {
+    /// What a server needs to show this certificate, and to let in nobody but the clients of
+    /// `clients` if it is given: dockerd's `--tlsverify`.
+    ///
+    /// # Panics
+    ///
+    /// If this was not made here.
+    pub fn server_config(&self, clients: Option<&Authority>) -> Arc<ServerConfig> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier: Arc<dyn ClientCertVerifier> = match clients {
+            None => Arc::new(NoClientAuth),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots
+                    .add(certificate(&authority.cert))
+                    .expect("a CA's certificate is one");
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                    .build()
+                    .expect("there is a CA")
+            }
+        };
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key is one");
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows TLS")
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate(&self.cert)], key)
+            .expect("key and certificate belong together");
+        Arc::new(config)
+    }
+}
+
+fn certificate(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate is one")
 }
 
 impl Certificate {
