@@ -70,7 +70,10 @@ fn verifier(ca: Option<&Path>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> 
         return Ok(Arc::new(NoClientAuth));
     };
     let roots = Arc::new(pem::read_cas(ca)?);
+    // Without hints at the CAs, a client with a wrong certificate shows it and is told what is wrong
+    // with it. With them it keeps it to itself, and is told to show one.
     WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .clear_root_hint_subjects()
         .build()
         .map_err(|error| TlsError::Setup(error.to_string()))
 }

@@ -28,4 +28,5 @@ mod plugins;
 mod prune;
 mod races;
 mod streams;
+mod tls;
 mod volumes;

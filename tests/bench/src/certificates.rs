@@ -24,7 +24,7 @@ pub struct Authority {
 #[derive(Clone, Debug)]
 pub struct Certificate {
     names: Vec<String>,
-    purpose: ExtendedKeyUsagePurpose,
+    purposes: Vec<ExtendedKeyUsagePurpose>,
     expired: bool,
 }
 
@@ -68,7 +68,7 @@ impl Authority {
             .distinguished_name
             .push(DnType::CommonName, "skep test");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![wanted.purpose.clone()];
+        params.extended_key_usages = wanted.purposes.clone();
         if wanted.expired {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2020, 2, 1);
@@ -125,7 +125,7 @@ impl Certificate {
     pub fn server(names: &[&str]) -> Self {
         Self {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
-            purpose: ExtendedKeyUsagePurpose::ServerAuth,
+            purposes: vec![ExtendedKeyUsagePurpose::ServerAuth],
             expired: false,
         }
     }
@@ -134,9 +134,19 @@ impl Certificate {
     pub fn client() -> Self {
         Self {
             names: Vec::new(),
-            purpose: ExtendedKeyUsagePurpose::ClientAuth,
+            purposes: vec![ExtendedKeyUsagePurpose::ClientAuth],
             expired: false,
         }
+    }
+
+    /// The same, good for the other side as well.
+    #[must_use]
+    pub fn both_ways(mut self) -> Self {
+        self.purposes = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        self
     }
 
     /// The same, good until 1 February 2020 only.
