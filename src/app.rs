@@ -34,10 +34,11 @@ const RELOAD_PAUSE: Duration = Duration::from_secs(5);
 /// What keeps the daemon from starting: a certificate that cannot be used, a plugin that cannot be
 /// loaded, an address that cannot be bound, no discovery.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let mut reloader = tls::Reloader::default();
-    let server = config.api.tls.as_ref();
-    let server = server.map(|files| reloader.server(files)).transpose()?;
-    let engines = reloader.engines(&config.engine)?;
+    let Certificates {
+        reloader,
+        server,
+        engines,
+    } = Certificates::read(&config)?;
     let group = config.api.socket_group.as_deref();
     let listeners = config
         .listen
@@ -105,6 +106,37 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     info!("manager stopped");
     Ok(())
+}
+
+/// Says what is wrong with the files of TLS, which the configuration itself does not look into.
+///
+/// # Errors
+///
+/// What would keep the daemon from starting.
+pub fn check_certificates(config: &Config) -> anyhow::Result<()> {
+    Certificates::read(config)?;
+    Ok(())
+}
+
+/// What the files of TLS hold.
+struct Certificates {
+    reloader: tls::Reloader,
+    server: Option<tls::Server>,
+    engines: tls::Engines,
+}
+
+impl Certificates {
+    fn read(config: &Config) -> Result<Self, tls::TlsError> {
+        let mut reloader = tls::Reloader::default();
+        let server = config.api.tls.as_ref();
+        let server = server.map(|files| reloader.server(files)).transpose()?;
+        let engines = reloader.engines(&config.engine)?;
+        Ok(Self {
+            reloader,
+            server,
+            engines,
+        })
+    }
 }
 
 fn cluster_options(config: &Config, tls: tls::Engines) -> cluster::Options {

@@ -227,6 +227,26 @@ fn tls_options_serve_clients_and_engines_alike() {
 }
 
 #[test]
+fn certificates_are_checked_with_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display();
+    for file in ["cert.pem", "key.pem"] {
+        std::fs::write(directory.path().join(file), "nothing").unwrap();
+    }
+    let line = format!(
+        "skep manage --check-config --tls --tlscert {path}/cert.pem --tlskey {path}/key.pem"
+    );
+    let error = parse_line(&line).unwrap_err().to_string();
+    assert!(
+        error.contains("cert.pem` holds no PEM certificate"),
+        "{error}"
+    );
+    std::fs::remove_file(directory.path().join("key.pem")).unwrap();
+    let error = parse_line(&line).unwrap_err().to_string();
+    assert!(error.starts_with("api.tls.key: no file "), "{error}");
+}
+
+#[test]
 fn engines_keep_the_certificates_that_the_file_gives_them() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("config.toml");

@@ -78,8 +78,8 @@ async fn secured(
         let mut first = [0];
         socket.peek(&mut first).await.ok()?;
         if first[0].is_ascii_alphabetic() {
-            let mut scrap = [0; 4096];
-            socket.read(&mut scrap).await.ok()?;
+            // One look is enough for what tests send, and all that Go's server takes.
+            let _ = socket.read(&mut [0; 4096]).await.ok()?;
             socket.write_all(PLAIN_ANSWER).await.ok()?;
             return None;
         }
