@@ -1,11 +1,12 @@
 //! The command line: options and commands, compatible with classic Swarm.
 //!
 //! Options may stand anywhere, with one dash or two. [`parse`] turns a command line into an
-//! [`Invocation`]: the effective configuration, or a text to print. It reads the config file and
-//! does nothing else; `main` acts on the result.
+//! [`Invocation`]: the effective configuration, or a text to print. It reads the config file, and
+//! what that names if it shall be checked, and does nothing else; `main` acts on the result.
 
 mod argv;
 mod manage;
+mod tls;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -13,11 +14,13 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::app;
 use crate::cli::manage::ManageArgs;
 use crate::config::log::LogLevel;
 use crate::config::{Config, ConfigError};
 
 pub use crate::cli::manage::OptionError;
+pub use crate::cli::tls::TlsOptionError;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -63,6 +66,9 @@ pub enum CliError {
     /// `--check-config` misses files, one line each.
     #[error("{}", .0.join("\n"))]
     MissingFiles(Vec<String>),
+    /// `--check-config` cannot use a certificate or its key.
+    #[error("{0}")]
+    Certificates(String),
     /// The configuration cannot be printed.
     #[error("cannot print the configuration: {0}")]
     Dump(#[from] toml::ser::Error),
@@ -168,10 +174,13 @@ pub fn parse(
     let warnings = args.apply(environment, &here, &mut config)?;
 
     if args.check_config {
-        return match config.missing_files() {
-            missing if missing.is_empty() => Ok(Invocation::Print("config is valid".to_owned())),
-            missing => Err(CliError::MissingFiles(missing)),
-        };
+        let missing = config.missing_files();
+        if !missing.is_empty() {
+            return Err(CliError::MissingFiles(missing));
+        }
+        app::check_certificates(&config)
+            .map_err(|error| CliError::Certificates(error.to_string()))?;
+        return Ok(Invocation::Print("config is valid".to_owned()));
     }
     if args.dump_config {
         return Ok(Invocation::Print(config.dump()?));

@@ -34,6 +34,7 @@ use crate::{
     model::address::EngineAddr,
     registry::Registries,
     scheduler::Scheduler,
+    tls,
 };
 
 pub mod build;
@@ -56,6 +57,8 @@ use self::{
 pub struct Options {
     /// Bounds on connections to each engine.
     pub limits: Limits,
+    /// Which engines are spoken to over TLS.
+    pub tls: tls::Engines,
     /// Deadline of the manager's own calls to an engine.
     pub request_timeout: Duration,
     /// Shortest wait between two re-lists of a healthy engine.
@@ -128,6 +131,7 @@ impl Cluster {
         let monitors = Monitors::new(
             crate::engine::monitor::Options {
                 limits: options.limits.clone(),
+                tls: options.tls.clone(),
                 request_timeout: options.request_timeout,
                 refresh_min: options.refresh_min,
                 refresh_max: options.refresh_max,

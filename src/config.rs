@@ -20,6 +20,7 @@ pub mod registries;
 pub mod scheduler;
 mod section;
 pub mod size;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -152,8 +153,8 @@ impl Config {
             listen,
             grace_period: section.text("grace-period", default.grace_period, duration::parse),
             log: section.table("log", Log::read),
-            api: section.table("api", Api::read),
-            engine: section.table("engine", Engine::read),
+            api: section.table("api", |api| Api::read(api, base)),
+            engine: section.table("engine", |engine| Engine::read(engine, base)),
             scheduler: section.table("scheduler", Scheduler::read),
             discovery,
             plugin_host,
@@ -202,8 +203,42 @@ impl Config {
 
     /// Returns one sentence for each file that the configuration names and that does not exist.
     pub fn missing_files(&self) -> Vec<String> {
-        let plugins = self
-            .plugins
+        let registries = self.registries.iter().filter_map(|(host, credentials)| {
+            let (key, path) = credentials.file()?;
+            Some((format!("registries.{host}.{key}"), path))
+        });
+        let files = self.tls_files().into_iter().chain(registries);
+        let missing = files.filter(|(_, path)| !path.is_file());
+        let missing = missing.map(|(key, path)| format!("{key}: no file `{}`", path.display()));
+        self.missing_plugins().into_iter().chain(missing).collect()
+    }
+
+    /// The files of TLS, each with its key.
+    fn tls_files(&self) -> Vec<(String, &Path)> {
+        let mut named: Vec<(String, &str, Option<&PathBuf>)> = Vec::new();
+        if let Some(tls) = &self.api.tls {
+            let table = || "api.tls".to_owned();
+            named.push((table(), "cert", Some(&tls.cert)));
+            named.push((table(), "key", Some(&tls.key)));
+            named.push((table(), "client-ca", tls.client_ca.as_ref()));
+        }
+        let all = self.engine.tls.iter();
+        let all = all.map(|tls| ("engine.tls".to_owned(), tls));
+        let single = self.engine.tls_for.iter();
+        let single = single.map(|(addr, tls)| (format!("engine.tls-for.\"{addr}\""), tls));
+        for (table, tls) in all.chain(single) {
+            named.push((table.clone(), "ca", tls.ca.as_ref()));
+            named.push((table.clone(), "cert", tls.cert.as_ref()));
+            named.push((table, "key", tls.key.as_ref()));
+        }
+        let files = named.into_iter();
+        files
+            .filter_map(|(table, key, path)| Some((format!("{table}.{key}"), path?.as_path())))
+            .collect()
+    }
+
+    fn missing_plugins(&self) -> Vec<String> {
+        self.plugins
             .values()
             .filter_map(|plugin| match &plugin.source {
                 Source::File(path) if !path.is_file() => Some(format!(
@@ -212,13 +247,8 @@ impl Config {
                     path.display()
                 )),
                 _ => None,
-            });
-        let registries = self.registries.iter().filter_map(|(host, credentials)| {
-            let (key, path) = credentials.file()?;
-            let path = (!path.is_file()).then(|| path.display())?;
-            Some(format!("registries.{host}.{key}: no file `{path}`"))
-        });
-        plugins.chain(registries).collect()
+            })
+            .collect()
     }
 
     /// Returns the configuration as a file with every key, which [`Config::parse`] reads back.

@@ -28,8 +28,7 @@
 //! | 5 | `app` | everything: the one file where `cluster` and `plugin` meet |
 //! | 6 | `cli`, `main` | `config`, `app`, `telemetry`, `signal` |
 //!
-//! `tls`, `store`, `volume`, `admin`, and `agent` are planned and not there yet; where TLS comes in
-//! is said in [`engine::transport`].
+//! `store`, `volume`, `admin`, and `agent` are planned and not there yet.
 //!
 //! Traits belong to their caller: [`scheduler::Filter`], [`scheduler::Strategy`],
 //! [`discovery::Backend`]. `plugin` implements them from outside, so the scheduler never learns
@@ -83,6 +82,7 @@ pub mod registry;
 pub mod scheduler;
 pub mod signal;
 pub mod telemetry;
+pub mod tls;
 
 #[cfg(test)]
 mod layers;

@@ -140,6 +140,7 @@ impl From<TransportError> for ApiError {
         let status = match error {
             TransportError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             TransportError::Connect { .. }
+            | TransportError::Tls { .. }
             | TransportError::Lost { .. }
             | TransportError::Timeout { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -7,7 +7,8 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::{Environment, parse_bool};
+use crate::cli::tls::TlsArgs;
+use crate::cli::{Environment, TlsOptionError, parse_bool};
 use crate::config::Config;
 use crate::config::discovery::DiscoveryUrl;
 use crate::config::duration::{self, DurationError};
@@ -84,22 +85,15 @@ pub(super) struct ManageArgs {
     api_enable_cors: Option<bool>,
 
     #[command(flatten)]
+    tls: TlsArgs,
+
+    #[command(flatten)]
     planned: PlannedArgs,
 }
 
 /// Classic options that Skep does not have yet. They are refused, never ignored.
 #[derive(Debug, Default, clap::Args)]
 struct PlannedArgs {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    tls: Option<Option<String>>,
-    #[arg(long, hide = true)]
-    tlscacert: Option<String>,
-    #[arg(long, hide = true)]
-    tlscert: Option<String>,
-    #[arg(long, hide = true)]
-    tlskey: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    tlsverify: Option<Option<String>>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     replication: Option<Option<String>>,
     #[arg(long, hide = true, allow_hyphen_values = true)]
@@ -122,6 +116,8 @@ pub enum OptionError {
     /// An option of classic Swarm that does not exist yet.
     #[error("{0} is not supported yet")]
     Planned(&'static str),
+    #[error(transparent)]
+    Tls(#[from] TlsOptionError),
     #[error(transparent)]
     LogLevel(LogLevelError),
     #[error("min refresh interval should be a positive number")]
@@ -175,6 +171,7 @@ impl ManageArgs {
         here: &Path,
         config: &mut Config,
     ) -> Result<Vec<String>, OptionError> {
+        self.tls.apply(here, config)?;
         self.planned.refuse()?;
         self.apply_engine(config)?;
         self.apply_discovery(environment, here, config)?;
@@ -372,18 +369,13 @@ impl ManageArgs {
 
 impl PlannedArgs {
     fn refuse(&self) -> Result<(), OptionError> {
-        // `--tls=false` says what is true anyway.
+        // `--replication=false` says what is true anyway.
         let on = |flag: &Option<Option<String>>| match flag {
             None => false,
             Some(None) => true,
             Some(Some(text)) => parse_bool(text) != Ok(false),
         };
         let given = [
-            ("--tls", on(&self.tls)),
-            ("--tlsverify", on(&self.tlsverify)),
-            ("--tlscacert", self.tlscacert.is_some()),
-            ("--tlscert", self.tlscert.is_some()),
-            ("--tlskey", self.tlskey.is_some()),
             ("--replication", on(&self.replication)),
             ("--replication-ttl", self.replication_ttl.is_some()),
             ("--advertise", self.advertise.is_some()),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::listen::ListenAddr;
+use crate::config::tls::EngineTlsMode;
 
 /// Splits `line` at spaces and parses it without any environment.
 fn parse_line(line: &str) -> Result<Invocation, CliError> {
@@ -82,10 +83,25 @@ fn bad_options_get_the_classic_texts() {
             "swarm.overcommit should be a number, much is invalid",
         ),
         ("-l loud", "not a valid logrus Level: \"loud\""),
-        ("--tls", "--tls is not supported yet"),
         (
-            "--tlsverify --tlscert x",
-            "--tlsverify is not supported yet",
+            "--tls",
+            "--tlscert and --tlskey must be provided when using --tls",
+        ),
+        (
+            "--tlsverify --tlscacert x --tlscert x",
+            "--tlscert and --tlskey must be provided when using --tls",
+        ),
+        (
+            "--tlsverify --tlscert x --tlskey x",
+            "--tlscacert must be provided when using --tlsverify",
+        ),
+        (
+            "--tlscacert x",
+            "--tlscert, --tlskey and --tlscacert require the use of either --tls or --tlsverify",
+        ),
+        (
+            "--tls=false --tlsverify=false --tlskey x",
+            "--tlscert, --tlskey and --tlscacert require the use of either --tls or --tlsverify",
         ),
         ("--replication", "--replication is not supported yet"),
         ("--addr 1.2.3.4:5", "--advertise is not supported yet"),
@@ -131,7 +147,7 @@ fn mistakes_are_found_in_the_classic_order() {
         })
         .collect();
     let expected = [
-        "--tls is not",
+        "--tlscert and --tlskey must",
         "min refresh",
         "max refresh",
         "--engine-refresh-retry is",
@@ -190,6 +206,61 @@ fn options_may_stand_anywhere_with_one_dash_or_two() {
             .as_str(),
         "info"
     );
+}
+
+#[test]
+fn tls_options_serve_clients_and_engines_alike() {
+    let config = managed("skep manage --tls --tlscert c.pem --tlskey=/k.pem a:1").config;
+    let (api, engine) = (config.api.tls.unwrap(), config.engine.tls.unwrap());
+    assert!(api.cert.is_absolute() && api.cert.ends_with("c.pem"));
+    assert_eq!(api.key, Path::new("/k.pem"));
+    assert_eq!(api.client_ca, None);
+    assert_eq!(engine.mode, EngineTlsMode::Encrypt);
+    assert_eq!(engine.cert, Some(api.cert));
+
+    let line = "skep manage -tlsverify -tlscacert /ca -tlscert /c -tlskey /k a:1";
+    let config = managed(line).config;
+    let (api, engine) = (config.api.tls.unwrap(), config.engine.tls.unwrap());
+    assert_eq!(api.client_ca, Some("/ca".into()));
+    assert_eq!(engine.mode, EngineTlsMode::Verify);
+    assert_eq!(engine.ca, Some("/ca".into()));
+}
+
+#[test]
+fn certificates_are_checked_with_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display();
+    for file in ["cert.pem", "key.pem"] {
+        std::fs::write(directory.path().join(file), "nothing").unwrap();
+    }
+    let line = format!(
+        "skep manage --check-config --tls --tlscert {path}/cert.pem --tlskey {path}/key.pem"
+    );
+    let error = parse_line(&line).unwrap_err().to_string();
+    assert!(
+        error.contains("cert.pem` holds no PEM certificate"),
+        "{error}"
+    );
+    std::fs::remove_file(directory.path().join("key.pem")).unwrap();
+    let error = parse_line(&line).unwrap_err().to_string();
+    assert!(error.starts_with("api.tls.key: no file "), "{error}");
+}
+
+#[test]
+fn engines_keep_the_certificates_that_the_file_gives_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.toml");
+    std::fs::write(&file, "[engine.tls]\nca = \"/engines\"\n").unwrap();
+    let line = format!(
+        "skep manage --config {} --tls --tlscert /c --tlskey /k a:1",
+        file.display()
+    );
+    let config = managed(&line).config;
+    assert_eq!(config.api.tls.unwrap().cert, Path::new("/c"));
+    let engine = config.engine.tls.unwrap();
+    assert_eq!(engine.mode, EngineTlsMode::Verify);
+    assert_eq!(engine.ca, Some("/engines".into()));
+    assert_eq!(engine.cert, None);
 }
 
 #[test]

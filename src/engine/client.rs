@@ -43,6 +43,9 @@ const UPLOAD_CHUNK_BYTES: usize = 64 * 1024;
 /// How many lines of progress are looked at together.
 const PROGRESS_BATCH: usize = 256;
 
+/// What a server written in Go, as engines are, answers if it is spoken to without TLS and wants it.
+const WANTS_TLS: &[u8] = b"Client sent an HTTP request to an HTTPS server.";
+
 /// One engine's API.
 #[derive(Clone)]
 pub struct Client {
@@ -97,9 +100,11 @@ impl ClientError {
     pub fn is_answer_lost(&self) -> bool {
         match self {
             Self::Engine { .. }
-            | Self::Transport(TransportError::Busy { .. } | TransportError::Connect { .. }) => {
-                false
-            }
+            | Self::Transport(
+                TransportError::Busy { .. }
+                | TransportError::Connect { .. }
+                | TransportError::Tls { .. },
+            ) => false,
             Self::Transport(_) | Self::Answer { .. } => true,
         }
     }
@@ -489,7 +494,7 @@ impl Client {
         let status = response.status();
         let body = self.collect(response.into_body()).await?;
         if status.is_client_error() || status.is_server_error() {
-            return Err(refusal(status, &body));
+            return Err(self.refusal(status, &body));
         }
         Ok(body)
     }
@@ -503,7 +508,18 @@ impl Client {
         }
         let status = response.status();
         let body = self.collect(response.into_body()).await?;
-        Err(refusal(status, &body))
+        Err(self.refusal(status, &body))
+    }
+
+    /// An engine's refusal, in its own words unless they are about TLS.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        if !self.transport.is_encrypted() && body.trim_ascii() == WANTS_TLS {
+            return ClientError::Transport(TransportError::Tls {
+                addr: self.transport.url(),
+                reason: "it speaks TLS, and no `[engine.tls]` is configured for it".to_owned(),
+            });
+        }
+        refusal(status, body)
     }
 
     async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {

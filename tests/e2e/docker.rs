@@ -20,6 +20,7 @@ pub struct Docker {
     program: PathBuf,
     host: String,
     variables: Vec<(&'static str, OsString)>,
+    certificates: Option<PathBuf>,
 }
 
 /// How one docker command ended.
@@ -43,7 +44,25 @@ impl Docker {
         Self {
             program,
             host: format!("tcp://{address}"),
+            certificates: None,
             variables: Vec::new(),
+        }
+    }
+
+    /// The same for the daemon behind a Unix socket.
+    pub fn at_socket(&self, path: &Path) -> Self {
+        Self {
+            host: format!("unix://{}", path.display()),
+            ..self.clone()
+        }
+    }
+
+    /// The same host over TLS, with ca.pem, cert.pem, and key.pem of `directory`; the host's
+    /// certificate is verified.
+    pub fn with_tls(&self, directory: &Path) -> Self {
+        Self {
+            certificates: Some(directory.to_owned()),
+            ..self.clone()
         }
     }
 
@@ -166,6 +185,10 @@ impl Docker {
             command.env_remove(variable);
         }
         command.env("DOCKER_HOST", &self.host);
+        if let Some(directory) = &self.certificates {
+            command.env("DOCKER_TLS_VERIFY", "1");
+            command.env("DOCKER_CERT_PATH", directory);
+        }
         command.env(
             "DOCKER_CONFIG",
             Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker-config"),

@@ -113,6 +113,13 @@ impl Fleet {
         call(&self.name, &["start", &index.to_string()]);
     }
 
+    /// Restarts engine `index` with TLS and the certificates in `directory`; it asks every client for
+    /// one. [`Fleet::engine`] does not reach it any more.
+    pub fn speak_tls(&self, index: usize, directory: &Path) {
+        let directory = directory.display().to_string();
+        call(&self.name, &["tls", &index.to_string(), &directory]);
+    }
+
     /// Takes the network link of engine `index` down.
     pub fn cut(&self, index: usize) {
         call(&self.name, &["cut", &index.to_string()]);

@@ -29,4 +29,5 @@ mod prune;
 mod races;
 mod registry;
 mod streams;
+mod tls;
 mod volumes;

@@ -1,6 +1,6 @@
 //! The Docker API over HTTP, as clients see it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use skep::{
     api::{self, Listener},
     engine::transport::{Limits, Transport, full},
+    tls,
 };
 use skep_fleet::Fault;
 use tokio::{
@@ -25,7 +26,7 @@ use crate::cluster::{Bench, PATIENCE};
 /// The API over a cluster over a fleet.
 pub struct Daemon {
     pub bench: Bench,
-    pub addr: SocketAddr,
+    addr: SocketAddr,
     client: Transport,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
@@ -33,20 +34,35 @@ pub struct Daemon {
 
 impl Daemon {
     pub async fn start(engines: usize) -> Self {
-        Self::over(Bench::start(engines, 0).await).await
+        Self::on(Bench::start(engines, 0).await).await
     }
 
-    pub async fn over(bench: Bench) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
+    /// Serves the API of `bench` without TLS.
+    pub async fn on(bench: Bench) -> Self {
+        Self::over(bench, Listener::Tcp, None, |_| {}).await
+    }
+
+    /// Serves the API of `bench`, with the socket that `listener` makes; `tls` is the client's.
+    pub async fn over(
+        bench: Bench,
+        listener: impl FnOnce(TcpListener) -> Listener,
+        tls: Option<tls::Client>,
+        change: impl FnOnce(&mut api::Options),
+    ) -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let options = api::Options {
+        let mut options = api::Options {
             cors: false,
             max_body_bytes: 1024 * 1024,
             grace_period: Duration::from_millis(200),
+            max_connections: NonZeroUsize::new(1000).unwrap(),
+            head_timeout: PATIENCE,
+            idle_timeout: PATIENCE,
         };
+        change(&mut options);
         let served = tokio::spawn(api::serve(
-            vec![Listener::Tcp(listener)],
+            vec![listener(socket)],
             bench.cluster.clone(),
             options,
             shutdown.clone(),
@@ -56,7 +72,7 @@ impl Daemon {
             max_connections: 100,
             max_idle: 8,
         };
-        let client = Transport::new(addr.to_string().parse().unwrap(), &limits);
+        let client = Transport::with_tls(addr.to_string().parse().unwrap(), &limits, tls);
         Self {
             bench,
             addr,
@@ -64,6 +80,11 @@ impl Daemon {
             shutdown,
             served,
         }
+    }
+
+    /// Where the API is.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     pub async fn open(&self, method: Method, path: &str, body: &str) -> Response<Incoming> {
@@ -89,6 +110,28 @@ impl Daemon {
     pub async fn text(&self, method: Method, path: &str) -> (StatusCode, String) {
         let (status, _, body) = self.call(method, path, "").await;
         (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Attaches to container `web`, says something, ends the input, and returns the output.
+    pub async fn attach_and_say(&self, input: &[u8]) -> Vec<u8> {
+        let mut request = Request::new(full(""));
+        *request.method_mut() = Method::POST;
+        for (name, value) in [("connection", "Upgrade"), ("upgrade", "tcp")] {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let path = "/v1.41/containers/web/attach?stream=1&stdin=1&stdout=1";
+        let mut response = self.client.send(request, path).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(response.headers()["upgrade"], "tcp");
+        let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        stream.write_all(input).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read))
+            .await
+            .expect("the engine ends the stream once its input has ended")
+            .unwrap();
+        read
     }
 
     pub async fn run(&self, name: &str) -> String {
@@ -247,24 +290,10 @@ async fn an_engine_keeps_its_status_and_its_words() {
 async fn an_attached_client_may_end_its_input_and_still_reads() {
     let daemon = Daemon::start(1).await;
     daemon.run("web").await;
-    let mut request = Request::new(full(""));
-    *request.method_mut() = Method::POST;
-    for (name, value) in [("connection", "Upgrade"), ("upgrade", "tcp")] {
-        request.headers_mut().insert(name, value.parse().unwrap());
-    }
-    let path = "/v1.41/containers/web/attach?stream=1&stdin=1&stdout=1";
-    let mut response = daemon.client.send(request, path).await.unwrap();
-    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-    assert_eq!(response.headers()["upgrade"], "tcp");
-    let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
-    stream.write_all(b"hello").await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut read = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read))
-        .await
-        .expect("the engine ends the stream once its input has ended")
-        .unwrap();
-    assert_eq!(read, b"\x01\0\0\0\0\0\0\x05hello");
+    assert_eq!(
+        daemon.attach_and_say(b"hello").await,
+        b"\x01\0\0\0\0\0\0\x05hello"
+    );
 }
 
 #[tokio::test]

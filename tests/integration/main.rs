@@ -5,3 +5,4 @@ mod cluster;
 mod faults;
 mod hostile;
 mod objects;
+mod tls;
