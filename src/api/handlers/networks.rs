@@ -18,6 +18,7 @@ use crate::{
 };
 
 pub mod change;
+mod project;
 
 /// The filters this list knows.
 const KNOWN: [&str; 7] = ["name", "id", "type", "label", "driver", "node", "scope"];

@@ -1,22 +1,27 @@
 //! Networks made, removed, joined, and left.
 
-use http::{HeaderMap, Method, Request, StatusCode};
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::super::{
-    Answer, Context, candidates,
-    containers::{find_or, json_headers, note_failure},
-    engine_path, json_bytes, no_content, read_object, split_node,
+use super::{
+    super::{
+        Answer, Context, candidates,
+        containers::{find_or, json_headers, note_failure},
+        engine_path, json_bytes, no_content, read_object, split_node,
+    },
+    project,
 };
 use crate::{
-    api::{error::ApiError, fanout, query::Query},
+    api::{builders::Peer, error::ApiError, fanout, query::Query},
     cluster::snapshot::{Found, Node},
     engine::{
         client::{ClientError, encode},
         inventory::Network,
         monitor::Refresh,
         raw::RawObject,
-        transport,
+        transport::{self, Body},
     },
     model::directive::Directives,
 };
@@ -32,7 +37,9 @@ pub async fn create(
     query: &Query,
     request: Request<Incoming>,
 ) -> Answer {
+    let peer = request.extensions().get::<Peer>().copied();
     let mut body = read_object(context, request.into_body()).await?;
+    let labels: BTreeMap<String, String> = body.parsed("Labels")?.unwrap_or_default();
     let full_name: String = body.parsed("Name")?.unwrap_or_default();
     let mut driver: String = body.parsed("Driver")?.unwrap_or_default();
     if driver.is_empty() {
@@ -42,6 +49,7 @@ pub async fn create(
     let (pinned, name) = split_node(&full_name);
     body.set("Name", &name);
     let mut nodes = candidates(context, pinned, &Directives::default()).await?;
+    project::prefer(context, peer, &labels, &mut nodes).await;
     if driver == DEFAULT_DRIVER {
         // Workers of a swarm refuse to make an overlay network.
         nodes.sort_by_key(|node| !node.inventory.is_swarm_manager());
@@ -130,9 +138,7 @@ pub async fn connect(
     };
     let path = format!("/networks/{}/connect", encode(target));
     join(context, version, &found, &path, &body.document).await?;
-    let mut answer = json_bytes(StatusCode::OK, transport::empty());
-    *answer.headers_mut() = HeaderMap::new();
-    Ok(answer)
+    Ok(done())
 }
 
 /// `POST /networks/{name}/disconnect`: on the container's engine. If that is down, and the network
@@ -166,7 +172,13 @@ pub async fn disconnect(
     }
     let path = format!("/networks/{}/disconnect", network.id);
     join(context, version, &found, &path, &body.document).await?;
-    Ok(no_content())
+    Ok(done())
+}
+
+/// The engine's answer to a connect or disconnect: 200 and nothing else. Clients exist that take
+/// the 204 which classic Swarm gave to a disconnect for a failure.
+fn done() -> Response<Body> {
+    Response::new(transport::empty())
 }
 
 /// What connect and disconnect are asked.
