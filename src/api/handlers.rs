@@ -33,6 +33,8 @@ use crate::{
 
 mod anywhere;
 mod build;
+mod built;
+mod compose;
 mod containers;
 mod disk_usage;
 mod events;
@@ -117,6 +119,7 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
     let Target { version, route } = route(request.method(), request.uri().path());
     let query = Query::parse(request.uri().query());
     versions::check(&context.cluster.snapshot(), version.as_deref())?;
+    built::note(context, &route, request.extensions()).await;
     match route {
         Route::Ping => Ok(system::ping(request.method())),
         Route::Info => Ok(system::info(context)),

@@ -90,7 +90,7 @@ async fn a_network_is_shown_before_its_create_is_answered() {
 }
 
 #[tokio::test]
-async fn the_networks_of_a_compose_project_are_made_on_one_node() {
+async fn a_compose_project_has_its_networks_on_one_node_and_finds_them_by_name() {
     let daemon = Daemon::start(3).await;
     let last = daemon.bench.fleet.engine(2).name().to_owned();
     let first = format!("{last}/front");
@@ -106,6 +106,19 @@ async fn the_networks_of_a_compose_project_are_made_on_one_node() {
     assert_eq!(shown.len(), 3, "{shown:?}");
     let apart = |name: &&String| !name.starts_with(&format!("{last}/"));
     assert_eq!(shown.iter().find(apart), None, "{shown:?}");
+
+    // Compose compares the names in a list with those it gave.
+    let filters = "filters=%7B%22label%22%3A%5B%22com.docker.compose.project%3Dshop%22%5D%7D";
+    let mut shown = names(&daemon, &format!("/networks?{filters}"), "").await;
+    shown.sort();
+    assert_eq!(shown, ["back", "front", "side"]);
+    let labels = json!({ "com.docker.compose.project": "shop" });
+    let body = json!({ "Name": "data", "Labels": labels }).to_string();
+    let path = "/volumes/create";
+    let (status, answer) = daemon.json(Method::POST, path, &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    let shown = names(&daemon, &format!("/volumes?{filters}"), "Volumes").await;
+    assert_eq!(shown, ["data"]);
 }
 
 #[tokio::test]

@@ -5,16 +5,13 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::{
-    super::{
-        Answer, Context, candidates,
-        containers::{find_or, json_headers, note_failure},
-        engine_path, json_bytes, no_content, read_object, split_node,
-    },
-    project,
+use super::super::{
+    Answer, Context, candidates, compose,
+    containers::{find_or, json_headers, note_failure},
+    engine_path, json_bytes, no_content, read_object, split_node,
 };
 use crate::{
-    api::{builders::Peer, error::ApiError, fanout, query::Query},
+    api::{error::ApiError, fanout, query::Query},
     cluster::snapshot::{Found, Node},
     engine::{
         client::{ClientError, encode},
@@ -37,7 +34,6 @@ pub async fn create(
     query: &Query,
     request: Request<Incoming>,
 ) -> Answer {
-    let peer = request.extensions().get::<Peer>().copied();
     let mut body = read_object(context, request.into_body()).await?;
     let labels: BTreeMap<String, String> = body.parsed("Labels")?.unwrap_or_default();
     let full_name: String = body.parsed("Name")?.unwrap_or_default();
@@ -49,7 +45,7 @@ pub async fn create(
     let (pinned, name) = split_node(&full_name);
     body.set("Name", &name);
     let mut nodes = candidates(context, pinned, &Directives::default()).await?;
-    project::prefer(context, peer, &labels, &mut nodes).await;
+    compose::prefer(&context.cluster.snapshot(), &labels, &mut nodes);
     if driver == DEFAULT_DRIVER {
         // Workers of a swarm refuse to make an overlay network.
         nodes.sort_by_key(|node| !node.inventory.is_swarm_manager());
