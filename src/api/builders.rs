@@ -76,6 +76,13 @@ impl Builders {
         self.find_at(key, Instant::now())
     }
 
+    /// The engine that belongs to `key`, without making the pin last longer.
+    pub fn peek(&self, key: &Key) -> Option<EngineAddr> {
+        let pins = self.pins();
+        let pin = pins.get(key).filter(|pin| pin.until > Instant::now())?;
+        Some(pin.addr.clone())
+    }
+
     fn find_at(&self, key: &Key, now: Instant) -> Option<EngineAddr> {
         let mut pins = self.pins();
         let pin = pins.get_mut(key).filter(|pin| pin.until > now)?;

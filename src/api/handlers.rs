@@ -34,6 +34,8 @@ use crate::{
 
 mod anywhere;
 mod build;
+mod built;
+mod compose;
 mod containers;
 mod disk_usage;
 mod events;
@@ -118,6 +120,7 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
     let Target { version, route } = route(request.method(), request.uri().path());
     let query = Query::parse(request.uri().query());
     versions::check(&context.cluster.snapshot(), version.as_deref())?;
+    built::note(context, &route, request.extensions()).await;
     match route {
         Route::Ping => Ok(system::ping(request.method())),
         Route::Info => Ok(system::info(context)),

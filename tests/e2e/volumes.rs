@@ -20,6 +20,9 @@ fn a_volume_is_made_on_every_node_or_on_the_one_its_name_says() {
                 "node-2/everywhere"
             ]
         );
+        // I-VOL-2 changed: classic Swarm did not find a bare name that several nodes have.
+        let inspect = ["volume", "inspect", "--format", "{{.Name}}", "everywhere"];
+        assert_eq!(bed.docker.ok(&inspect), "everywhere");
         bed.docker.ok(&["volume", "create", "node-0/single"]);
         assert_eq!(names(bed, "name=single"), ["node-0/single"]);
         let error = bed.docker.refused(&["volume", "create", "node-9/single"]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::Request;
 use hyper::body::Incoming;
 
-use super::{Answer, Context, engine_path, json};
+use super::{Answer, Context, compose, engine_path, json};
 use crate::{
     api::{
         error::ApiError,
@@ -25,7 +25,8 @@ const KNOWN: [&str; 7] = ["name", "id", "type", "label", "driver", "node", "scop
 /// Networks that every engine has.
 const BUILT_IN: [&str; 3] = ["none", "host", "bridge"];
 
-/// `GET /networks`: a local network is shown as `<node>/<name>`, a global one once.
+/// `GET /networks`: a local network is shown as `<node>/<name>`, a global one once, and all by their
+/// bare names if Compose asks.
 pub fn list(context: &Context, query: &Query) -> Answer {
     let snapshot = context.cluster.snapshot();
     let filters = ListFilters::parse(query.get("filters"), &KNOWN)?;
@@ -36,6 +37,7 @@ pub fn list(context: &Context, query: &Query) -> Answer {
             )));
         }
     }
+    let for_compose = compose::asks(&filters);
     let mut entries: Vec<RawObject> = Vec::new();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for node in snapshot.validated() {
@@ -48,7 +50,7 @@ pub fn list(context: &Context, query: &Query) -> Answer {
                 continue;
             }
             let mut entry = network.entry.clone();
-            if network.scope == "local" {
+            if network.scope == "local" && !for_compose {
                 entry.set(
                     "Name",
                     &format!("{}/{}", node.inventory.name(), network.name),

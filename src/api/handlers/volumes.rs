@@ -6,7 +6,7 @@ use http::Request;
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::{Answer, Context, engine_path};
+use super::{Answer, Context, compose, engine_path};
 use crate::{
     api::{
         error::ApiError,
@@ -23,11 +23,13 @@ pub mod change;
 /// The filters this list knows.
 const KNOWN: [&str; 5] = ["name", "label", "node", "driver", "dangling"];
 
-/// `GET /volumes`: a local volume is shown as `<node>/<name>`, one of a shared driver once.
+/// `GET /volumes`: a local volume is shown as `<node>/<name>`, one of a shared driver once, and all
+/// once by their bare names if Compose asks.
 pub fn list(context: &Context, query: &Query) -> Answer {
     let snapshot = context.cluster.snapshot();
     let filters = ListFilters::parse(query.get("filters"), &KNOWN)?;
     let dangling = filters.boolean("dangling")?;
+    let for_compose = compose::asks(&filters);
     let mut shared = BTreeSet::new();
     let mut entries: Vec<RawObject> = Vec::new();
     for node in snapshot.validated() {
@@ -38,7 +40,7 @@ pub fn list(context: &Context, query: &Query) -> Answer {
                 continue;
             }
             let mut entry = volume.entry.clone();
-            if volume.driver == "local" {
+            if volume.driver == "local" && !for_compose {
                 entry.set(
                     "Name",
                     &format!("{}/{}", node.inventory.name(), volume.name),

@@ -33,16 +33,16 @@ impl Snapshot {
         single(&self.networks_where(|_, network| network.id.starts_with(reference)))
     }
 
-    /// Resolves a volume reference: the only one of that name, bare or behind its node; of
-    /// several, the first of a driver that is not local.
+    /// Resolves a volume reference, bare or behind its node: of several, one of a driver that is
+    /// not local, else one of a healthy node, else the first in the order of the nodes' names.
+    ///
+    /// A volume that is made without a node is on every node under one name, so the bare name has
+    /// to find it again: whoever made it knows no other.
     pub fn volume(&self, reference: &str) -> Option<(Arc<Node>, Arc<Volume>)> {
-        let hits = self.volumes(reference);
-        match hits.as_slice() {
-            [one] => Some(one.clone()),
-            _ => hits
-                .into_iter()
-                .find(|(_, volume)| volume.driver != "local" && volume.name == reference),
-        }
+        // The minimum is the first of equals, and the hits are in the order of the nodes' names.
+        self.volumes(reference)
+            .into_iter()
+            .min_by_key(|(node, volume)| (volume.driver == "local", !node.inventory.is_healthy()))
     }
 
     /// Every volume that a reference means, bare or behind its node, with its node.
@@ -147,16 +147,18 @@ mod tests {
         check("nope", None);
     }
 
-    // U-VOL-1
+    // U-VOL-1 changed: the bare name of a local volume on several nodes means the first one. The
+    // classic answer, not found, made a client fail to inspect what it had just created.
     #[tokio::test]
-    async fn a_local_volume_on_two_nodes_needs_the_node() {
+    async fn a_local_volume_on_two_nodes_is_found_on_the_first_or_the_one_that_is_named() {
         let snapshot = snapshot();
         let node_of = |reference: &str| {
             snapshot
                 .volume(reference)
                 .map(|(node, _)| node.inventory.name().to_owned())
         };
-        assert_eq!(node_of("t1"), None);
+        assert_eq!(node_of("t1").as_deref(), Some("n0"));
+        assert_eq!(node_of("t2"), None);
         assert_eq!(node_of("n1/t1").as_deref(), Some("n1"));
         assert_eq!(node_of("n0-id|127.0.0.1:1/t1").as_deref(), Some("n0"));
         assert_eq!(node_of("t3").as_deref(), Some("n0"));

@@ -1,10 +1,12 @@
 //! Networks made, removed, joined, and left.
 
-use http::{HeaderMap, Method, Request, StatusCode};
+use std::collections::BTreeMap;
+
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::super::{
-    Answer, Context, candidates,
+    Answer, Context, candidates, compose,
     containers::{find_or, note_failure},
     engine_path, json_bytes, no_content, read_body, read_object, split_node,
 };
@@ -16,7 +18,7 @@ use crate::{
         inventory::Network,
         monitor::Refresh,
         raw::RawObject,
-        transport,
+        transport::{self, Body},
     },
     model::directive::Directives,
 };
@@ -37,11 +39,13 @@ pub async fn create(
     request: Request<Incoming>,
 ) -> Answer {
     let mut body = read_object(context, request.into_body()).await?;
+    let labels: BTreeMap<String, String> = body.parsed("Labels")?.unwrap_or_default();
     let full_name: String = body.parsed("Name")?.unwrap_or_default();
     let driver: String = body.parsed("Driver")?.unwrap_or_default();
     let (pinned, name) = split_node(&full_name);
     body.set("Name", &name);
     let mut nodes = candidates(context, pinned, &Directives::default()).await?;
+    compose::prefer(&context.cluster.snapshot(), &labels, &mut nodes);
     if matches!(&*driver, "" | OVERLAY) {
         // Workers of a swarm refuse to make an overlay network.
         nodes.sort_by_key(|node| !node.inventory.makes_overlays());
@@ -136,9 +140,7 @@ pub async fn connect(
     };
     let path = format!("/networks/{}/connect", encode(target));
     join(context, version, &found, &path, &body.document).await?;
-    let mut answer = json_bytes(StatusCode::OK, transport::empty());
-    *answer.headers_mut() = HeaderMap::new();
-    Ok(answer)
+    Ok(done())
 }
 
 /// `POST /networks/{name}/disconnect`: on the container's engine. If that is down, and the network
@@ -172,7 +174,13 @@ pub async fn disconnect(
     }
     let path = format!("/networks/{}/disconnect", network.id);
     join(context, version, &found, &path, &body.document).await?;
-    Ok(no_content())
+    Ok(done())
+}
+
+/// The engine's answer to a connect or disconnect: 200 and nothing else. Clients exist that take
+/// the 204 which classic Swarm gave to a disconnect for a failure.
+fn done() -> Response<Body> {
+    Response::new(transport::empty())
 }
 
 /// What connect and disconnect are asked.
