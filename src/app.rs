@@ -3,7 +3,7 @@
 //! Everything that can go wrong at start does so before the daemon says it is ready: the
 //! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,6 +19,7 @@ use crate::{
     },
     engine::{inventory::container, transport},
     plugin::{self, Kind, Loader, Spec},
+    registry::Registries,
     scheduler::Scheduler,
     signal::Shutdown,
     tls,
@@ -159,6 +160,7 @@ fn cluster_options(config: &Config, tls: tls::Engines) -> cluster::Options {
         },
         event_queue: NonZeroUsize::get(config.api.event_queue),
         heartbeat: config.discovery.heartbeat,
+        registries: Arc::new(Registries::new(config.registries.clone())),
         strategy: config.scheduler.strategy.clone(),
         filters: config.scheduler.filters.clone(),
     }

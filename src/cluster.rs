@@ -32,6 +32,7 @@ use crate::{
         transport::Limits,
     },
     model::address::EngineAddr,
+    registry::Registries,
     scheduler::Scheduler,
     tls,
 };
@@ -76,6 +77,8 @@ pub struct Options {
     pub event_queue: usize,
     /// How long one step of discovery may wait for news.
     pub heartbeat: Duration,
+    /// Credentials for registries, where clients send none.
+    pub registries: Arc<Registries>,
     /// The strategy's name.
     pub strategy: String,
     /// The filters' names, in order.
@@ -276,15 +279,7 @@ impl Cluster {
         let mut answers = futures_util::stream::iter(healthy.into_iter().map(|node| {
             let path = path.clone();
             async move {
-                let answer = node
-                    .client
-                    .call(
-                        http::Method::GET,
-                        &path,
-                        &http::HeaderMap::new(),
-                        bytes::Bytes::new(),
-                    )
-                    .await;
+                let answer = node.client.call(http::Method::GET, &path).await;
                 answer.is_ok().then_some(node)
             }
         }))

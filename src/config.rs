@@ -16,6 +16,7 @@ pub mod log;
 pub mod mistakes;
 pub mod plugin;
 pub mod plugin_host;
+pub mod registries;
 pub mod scheduler;
 mod section;
 pub mod size;
@@ -36,6 +37,7 @@ use crate::config::log::Log;
 use crate::config::mistakes::{Mistake, Mistakes, closest, line_at};
 use crate::config::plugin::{Plugin, PluginKind, Source};
 use crate::config::plugin_host::PluginHost;
+use crate::config::registries::Credentials;
 use crate::config::scheduler::Scheduler;
 use crate::config::section::Section;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub discovery: Discovery,
     /// What all plugins share.
     pub plugin_host: PluginHost,
+    /// Credentials for registries, by `host` or `host:port`.
+    pub registries: BTreeMap<String, Credentials>,
     // Invariant: holds every built-in, and every name that `scheduler` and `discovery` mention.
     plugins: BTreeMap<String, Plugin>,
 }
@@ -154,6 +158,9 @@ impl Config {
             scheduler: section.table("scheduler", Scheduler::read),
             discovery,
             plugin_host,
+            registries: section.table("registries", |registries| {
+                Credentials::read_all(registries, base)
+            }),
             plugins: section.table("plugins", |plugins| Plugin::read_all(plugins, base)),
         }
     }
@@ -194,12 +201,12 @@ impl Config {
         Some(plugin)
     }
 
-    /// Returns one sentence for each file of a plugin or of TLS that does not exist.
+    /// Returns one sentence for each file that the configuration names and that does not exist.
     pub fn missing_files(&self) -> Vec<String> {
         let files = self.tls_files().into_iter();
         let tls = files.filter(|(_, path)| !path.is_file());
         let tls = tls.map(|(key, path)| format!("{key}: no file `{}`", path.display()));
-        self.missing_plugins().into_iter().chain(tls).collect()
+        self.missing_others().into_iter().chain(tls).collect()
     }
 
     /// The files of TLS, each with its key.
@@ -226,8 +233,9 @@ impl Config {
             .collect()
     }
 
-    fn missing_plugins(&self) -> Vec<String> {
-        self.plugins
+    fn missing_others(&self) -> Vec<String> {
+        let plugins = self
+            .plugins
             .values()
             .filter_map(|plugin| match &plugin.source {
                 Source::File(path) if !path.is_file() => Some(format!(
@@ -236,8 +244,13 @@ impl Config {
                     path.display()
                 )),
                 _ => None,
-            })
-            .collect()
+            });
+        let registries = self.registries.iter().filter_map(|(host, credentials)| {
+            let (key, path) = credentials.file()?;
+            let path = (!path.is_file()).then(|| path.display())?;
+            Some(format!("registries.{host}.{key}: no file `{path}`"))
+        });
+        plugins.chain(registries).collect()
     }
 
     /// Returns the configuration as a file with every key, which [`Config::parse`] reads back.
@@ -312,6 +325,7 @@ impl Default for Config {
             scheduler: Scheduler::default(),
             discovery: Discovery::default(),
             plugin_host: PluginHost::default(),
+            registries: BTreeMap::new(),
             plugins: plugin::builtins(),
         }
     }

@@ -21,8 +21,8 @@
 //! | layer | modules | may import |
 //! |---|---|---|
 //! | 0 | `model`, `signal` | nothing of ours |
-//! | 1 | `config`, `tls`, `telemetry` | `model` (`tls`, `telemetry` also `config`) |
-//! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `scheduler` only `model` |
+//! | 1 | `config`, `registry`, `tls`, `telemetry` | `model` (all but `config` also `config`) |
+//! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `engine` also `registry`; `scheduler` only `model` |
 //! | 3 | `cluster`, `plugin` | layers 0-2; never each other |
 //! | 4 | `api`, `admin`, `agent` | `api`, `admin`: layers 0-2 and `cluster`; `agent`: `store`, `volume`, `discovery` and below |
 //! | 5 | `app` | everything: the one file where `cluster` and `plugin` meet |
@@ -78,6 +78,7 @@ pub mod discovery;
 pub mod engine;
 pub mod model;
 pub mod plugin;
+pub mod registry;
 pub mod scheduler;
 pub mod signal;
 pub mod telemetry;

@@ -127,6 +127,38 @@ fn paths_start_at_the_file() {
 }
 
 #[test]
+fn a_registry_has_one_way_to_log_in() {
+    let text = concat!(
+        "[registries.\"a.test:5000\"]\nusername = \"joe\"\npassword-file = \"secret\"\n",
+        "[registries.\"b.test\"]\nhelper = \"docker-credential-pass\"\n",
+    );
+    let config = Config::parse(text, Path::new("/etc/skep")).unwrap();
+    assert_eq!(
+        config.missing_files(),
+        ["registries.a.test:5000.password-file: no file `/etc/skep/secret`"]
+    );
+    let dump = config.dump().unwrap();
+    assert_eq!(Config::parse(&dump, Path::new("/")).unwrap(), config);
+
+    let incomplete = "needs `username` and `password-file`, or `identity-token-file`, or `helper`";
+    for table in [
+        "",
+        "username = \"joe\"",
+        "password-file = \"p\"",
+        "helper = \"h\"\nusername = \"joe\"",
+    ] {
+        check(
+            &format!("[registries.x]\n{table}"),
+            &[&format!("line 1: registries.x: {incomplete}")],
+        );
+    }
+    check(
+        "[registries.\"https://x/\"]\nhelper = \"h\"",
+        &["line 1: registries.https://x/: must be `host` or `host:port`, without a path"],
+    );
+}
+
+#[test]
 fn a_dump_reads_back_as_the_same_configuration() {
     for file in ["config/config.toml", "config/examples/custom-filter.toml"] {
         let config = Config::load(&repository_file(file)).unwrap();

@@ -1,6 +1,7 @@
 //! The docker command, pointed at one host.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Docker {
     program: PathBuf,
     host: String,
-    certificates: Option<PathBuf>,
+    variables: Vec<(&'static str, OsString)>,
 }
 
 /// How one docker command ended.
@@ -42,7 +43,7 @@ impl Docker {
         Self {
             program,
             host: format!("tcp://{address}"),
-            certificates: None,
+            variables: Vec::new(),
         }
     }
 
@@ -57,10 +58,8 @@ impl Docker {
     /// The same host over TLS, with ca.pem, cert.pem, and key.pem of `directory`; the host's
     /// certificate is verified.
     pub fn with_tls(&self, directory: &Path) -> Self {
-        Self {
-            certificates: Some(directory.to_owned()),
-            ..self.clone()
-        }
+        self.with_env("DOCKER_TLS_VERIFY", "1")
+            .with_env("DOCKER_CERT_PATH", directory)
     }
 
     /// Every docker command of this machine: often an old one of the distribution and a newer one.
@@ -82,6 +81,13 @@ impl Docker {
             program,
             ..self.clone()
         }
+    }
+
+    /// The same with an environment variable.
+    pub fn with_env(&self, name: &'static str, value: impl Into<OsString>) -> Self {
+        let mut docker = self.clone();
+        docker.variables.push((name, value.into()));
+        docker
     }
 
     /// Runs a command to its end.
@@ -175,14 +181,13 @@ impl Docker {
             command.env_remove(variable);
         }
         command.env("DOCKER_HOST", &self.host);
-        if let Some(directory) = &self.certificates {
-            command.env("DOCKER_TLS_VERIFY", "1");
-            command.env("DOCKER_CERT_PATH", directory);
-        }
         command.env(
             "DOCKER_CONFIG",
             Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker-config"),
         );
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
         command
     }
 }

@@ -87,6 +87,12 @@ impl Fleet {
         &self.addresses
     }
 
+    /// This machine's address on the fleet's bridge, where the engines reach it.
+    pub fn gateway(&self) -> String {
+        let (network, _) = self.addresses[0].rsplit_once('.').expect("an IPv4 address");
+        format!("{network}.1")
+    }
+
     /// The docker command for engine `index` itself, past the daemon under test.
     pub fn engine(&self, index: usize) -> Docker {
         Docker::current(&self.addresses[index])

@@ -27,6 +27,7 @@ mod placement;
 mod plugins;
 mod prune;
 mod races;
+mod registry;
 mod streams;
 mod tls;
 mod volumes;

@@ -26,7 +26,7 @@ use crate::cluster::{Bench, PATIENCE};
 /// The API over a cluster over a fleet.
 pub struct Daemon {
     pub bench: Bench,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     client: Transport,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
@@ -35,11 +35,16 @@ pub struct Daemon {
 impl Daemon {
     pub async fn start(engines: usize) -> Self {
         let bench = Bench::start(engines, 0).await;
-        Self::over(bench, Listener::Tcp, None, |_| {}).await
+        Self::over(bench).await
+    }
+
+    /// Serves the API of `bench` on a plain socket.
+    pub async fn over(bench: Bench) -> Self {
+        Self::listening(bench, Listener::Tcp, None, |_| {}).await
     }
 
     /// Serves the API of `bench`, with the socket that `listener` makes; `tls` is the client's.
-    pub async fn over(
+    pub async fn listening(
         bench: Bench,
         listener: impl FnOnce(TcpListener) -> Listener,
         tls: Option<tls::Client>,
@@ -78,12 +83,7 @@ impl Daemon {
         }
     }
 
-    /// Where the API is.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    async fn open(&self, method: Method, path: &str, body: &str) -> Response<Incoming> {
+    pub async fn open(&self, method: Method, path: &str, body: &str) -> Response<Incoming> {
         let mut request = Request::new(full(body.to_owned()));
         *request.method_mut() = method;
         self.client.send(request, path).await.unwrap()
@@ -123,6 +123,11 @@ impl Daemon {
             .expect("the engine ends the stream once its input has ended")
             .unwrap();
         read
+    }
+
+    pub async fn text(&self, method: Method, path: &str) -> (StatusCode, String) {
+        let (status, _, body) = self.call(method, path, "").await;
+        (status, String::from_utf8_lossy(&body).into_owned())
     }
 
     pub async fn run(&self, name: &str) -> String {

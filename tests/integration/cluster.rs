@@ -222,6 +222,7 @@ fn options() -> Options {
         cpu_shares: CpuShares::Cores,
         event_queue: 1000,
         heartbeat: Duration::from_secs(3600),
+        registries: Arc::default(),
         strategy: "fewest".to_owned(),
         filters: vec!["health".to_owned()],
     }
@@ -429,12 +430,7 @@ async fn events_come_after_the_snapshot_shows_them() {
     let snapshot = bench.cluster.snapshot();
     let node = snapshot.node(&addr).unwrap();
     node.client
-        .call(
-            http::Method::POST,
-            &format!("/containers/{id}/start"),
-            &http::HeaderMap::new(),
-            Bytes::new(),
-        )
+        .call(http::Method::POST, &format!("/containers/{id}/start"))
         .await
         .unwrap();
     loop {

@@ -3,5 +3,6 @@
 mod api;
 mod cluster;
 mod faults;
+mod hostile;
 mod objects;
 mod tls;
