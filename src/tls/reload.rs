@@ -201,18 +201,17 @@ mod tests {
     /// How long a test waits for what must happen.
     const PATIENCE: Duration = Duration::from_secs(30);
 
+    /// A certificate in files, and what was read of it.
     struct Bench {
         _directory: tempfile::TempDir,
         files: ApiTls,
         authority: Authority,
+        reloader: Reloader,
         server: Server,
-        now: Arc<Notify>,
-        _stop: tokio_util::sync::DropGuard,
     }
 
     impl Bench {
-        /// Watches one certificate, looking every `pause`.
-        fn watching(pause: Duration) -> Self {
+        fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let files = ApiTls {
                 cert: directory.path().join("cert.pem"),
@@ -223,23 +222,20 @@ mod tests {
             write(&files, &issue(&authority));
             let mut reloader = Reloader::default();
             let server = reloader.server(&files).unwrap();
-            let (now, stop) = (Arc::new(Notify::new()), CancellationToken::new());
-            tokio::spawn(reloader.run(pause, Arc::clone(&now), stop.clone()));
             Self {
                 _directory: directory,
                 files,
                 authority,
+                reloader,
                 server,
-                now,
-                _stop: stop.drop_guard(),
             }
         }
 
-        async fn changed(&mut self) {
-            tokio::time::timeout(PATIENCE, self.server.current.changed())
-                .await
-                .expect("the files are read again")
-                .unwrap();
+        /// Looks at the files once; returns whether something else is in force then.
+        fn look(&mut self, which: Which) -> bool {
+            let before = self.server.config();
+            self.reloader.watched[0].look(which);
+            !Arc::ptr_eq(&before, &self.server.config())
         }
     }
 
@@ -252,32 +248,61 @@ mod tests {
         std::fs::write(&files.cert, &issued.cert).unwrap();
     }
 
-    #[tokio::test]
-    async fn changed_files_are_read_again() {
-        let mut bench = Bench::watching(Duration::from_millis(10));
-        let before = bench.server.config();
+    #[test]
+    fn files_are_read_again_when_they_changed_or_when_asked_for() {
+        let mut bench = Bench::new();
+        assert!(!bench.look(Which::Changed));
+        assert!(bench.look(Which::All));
         write(&bench.files, &issue(&bench.authority));
-        bench.changed().await;
-        assert!(!Arc::ptr_eq(&before, &bench.server.config()));
+        assert!(bench.look(Which::Changed));
+        assert!(!bench.look(Which::Changed));
+    }
+
+    #[test]
+    fn broken_files_leave_the_last_good_ones_in_force() {
+        let mut bench = Bench::new();
+        let other = issue(&bench.authority);
+        std::fs::write(&bench.files.key, &other.key).unwrap();
+        assert!(
+            !bench.look(Which::Changed),
+            "the certificate has another key"
+        );
+        std::fs::remove_file(&bench.files.key).unwrap();
+        assert!(!bench.look(Which::Changed), "there is no key");
+        write(&bench.files, &other);
+        assert!(bench.look(Which::Changed));
+    }
+
+    #[test]
+    fn a_link_that_is_moved_to_other_files_is_a_change() {
+        let mut bench = Bench::new();
+        let elsewhere = bench.files.cert.with_file_name("next.pem");
+        std::fs::copy(&bench.files.cert, &elsewhere).unwrap();
+        std::fs::remove_file(&bench.files.cert).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &bench.files.cert).unwrap();
+        assert!(bench.look(Which::Changed));
     }
 
     #[tokio::test]
-    async fn broken_files_leave_the_last_good_ones_in_force() {
-        let mut bench = Bench::watching(Duration::from_millis(10));
-        std::fs::write(&bench.files.cert, "broken").unwrap();
-        // Files that are good again show that the broken ones were looked at, and survived.
-        let before = bench.server.config();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(Arc::ptr_eq(&before, &bench.server.config()));
-        write(&bench.files, &issue(&bench.authority));
-        bench.changed().await;
-    }
-
-    #[tokio::test]
-    async fn a_notification_reads_files_that_look_the_same() {
-        let mut bench = Bench::watching(Duration::from_secs(3600));
-        // The first tick comes at once and finds no change.
-        bench.now.notify_one();
-        bench.changed().await;
+    async fn files_are_watched_until_the_end() {
+        for (pause, notified) in [(10, false), (3_600_000, true)] {
+            let mut bench = Bench::new();
+            let (now, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+            let pause = Duration::from_millis(pause);
+            let running = tokio::spawn(bench.reloader.run(pause, Arc::clone(&now), stop.clone()));
+            write(&bench.files, &issue(&bench.authority));
+            if notified {
+                now.notify_one();
+            }
+            tokio::time::timeout(PATIENCE, bench.server.current.changed())
+                .await
+                .expect("the files are read again")
+                .unwrap();
+            stop.cancel();
+            tokio::time::timeout(PATIENCE, running)
+                .await
+                .expect("it ends")
+                .unwrap();
+        }
     }
 }

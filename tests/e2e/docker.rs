@@ -20,7 +20,6 @@ pub struct Docker {
     program: PathBuf,
     host: String,
     variables: Vec<(&'static str, OsString)>,
-    certificates: Option<PathBuf>,
 }
 
 /// How one docker command ended.
@@ -44,7 +43,6 @@ impl Docker {
         Self {
             program,
             host: format!("tcp://{address}"),
-            certificates: None,
             variables: Vec::new(),
         }
     }
@@ -60,10 +58,8 @@ impl Docker {
     /// The same host over TLS, with ca.pem, cert.pem, and key.pem of `directory`; the host's
     /// certificate is verified.
     pub fn with_tls(&self, directory: &Path) -> Self {
-        Self {
-            certificates: Some(directory.to_owned()),
-            ..self.clone()
-        }
+        self.with_env("DOCKER_TLS_VERIFY", "1")
+            .with_env("DOCKER_CERT_PATH", directory)
     }
 
     /// Every docker command of this machine: often an old one of the distribution and a newer one.
@@ -185,10 +181,6 @@ impl Docker {
             command.env_remove(variable);
         }
         command.env("DOCKER_HOST", &self.host);
-        if let Some(directory) = &self.certificates {
-            command.env("DOCKER_TLS_VERIFY", "1");
-            command.env("DOCKER_CERT_PATH", directory);
-        }
         command.env(
             "DOCKER_CONFIG",
             Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker-config"),

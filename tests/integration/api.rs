@@ -34,16 +34,17 @@ pub struct Daemon {
 
 impl Daemon {
     pub async fn start(engines: usize) -> Self {
-        Self::on(Bench::start(engines, 0).await).await
+        let bench = Bench::start(engines, 0).await;
+        Self::over(bench).await
     }
 
-    /// Serves the API of `bench` without TLS.
-    pub async fn on(bench: Bench) -> Self {
-        Self::over(bench, Listener::Tcp, None, |_| {}).await
+    /// Serves the API of `bench` on a plain socket.
+    pub async fn over(bench: Bench) -> Self {
+        Self::listening(bench, Listener::Tcp, None, |_| {}).await
     }
 
     /// Serves the API of `bench`, with the socket that `listener` makes; `tls` is the client's.
-    pub async fn over(
+    pub async fn listening(
         bench: Bench,
         listener: impl FnOnce(TcpListener) -> Listener,
         tls: Option<tls::Client>,
@@ -82,11 +83,6 @@ impl Daemon {
         }
     }
 
-    /// Where the API is.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
     pub async fn open(&self, method: Method, path: &str, body: &str) -> Response<Incoming> {
         let mut request = Request::new(full(body.to_owned()));
         *request.method_mut() = method;
@@ -105,11 +101,6 @@ impl Daemon {
     pub async fn json(&self, method: Method, path: &str, body: &str) -> (StatusCode, Value) {
         let (status, _, body) = self.call(method, path, body).await;
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
-    }
-
-    pub async fn text(&self, method: Method, path: &str) -> (StatusCode, String) {
-        let (status, _, body) = self.call(method, path, "").await;
-        (status, String::from_utf8_lossy(&body).into_owned())
     }
 
     /// Attaches to container `web`, says something, ends the input, and returns the output.
@@ -132,6 +123,11 @@ impl Daemon {
             .expect("the engine ends the stream once its input has ended")
             .unwrap();
         read
+    }
+
+    pub async fn text(&self, method: Method, path: &str) -> (StatusCode, String) {
+        let (status, _, body) = self.call(method, path, "").await;
+        (status, String::from_utf8_lossy(&body).into_owned())
     }
 
     pub async fn run(&self, name: &str) -> String {

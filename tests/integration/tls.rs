@@ -130,12 +130,12 @@ async fn secure_daemon(files: &Files, change: impl FnOnce(&mut skep::api::Option
         .await;
     let server = files.server();
     let listener = |socket| Listener::Tls(socket, server);
-    Daemon::over(bench, listener, Some(client(tls)), change).await
+    Daemon::listening(bench, listener, Some(client(tls)), change).await
 }
 
 async fn plain_daemon(change: impl FnOnce(&mut skep::api::Options)) -> Daemon {
     let bench = Bench::start(1, 0).await;
-    Daemon::over(bench, Listener::Tcp, None, change).await
+    Daemon::listening(bench, Listener::Tcp, None, change).await
 }
 
 /// What a client shows and trusts.
@@ -346,7 +346,7 @@ async fn both_versions_of_tls_are_spoken() {
             versions: &[version],
             ..Peer::showing(Some(&good))
         };
-        let answer = peer.ping(daemon.addr()).await.unwrap();
+        let answer = peer.ping(daemon.addr).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }
@@ -369,12 +369,12 @@ async fn clients_without_a_good_certificate_are_told_so_and_kept_out() {
                 versions: &[version],
                 ..Peer::showing(shows)
             };
-            let error = peer.ping(daemon.addr()).await.unwrap_err();
+            let error = peer.ping(daemon.addr).await.unwrap_err();
             assert!(error.to_string().contains(alert), "{alert}: {error}");
         }
     }
     let good = CLIENTS.issue(&Certificate::client());
-    let answer = Peer::showing(Some(&good)).ping(daemon.addr()).await;
+    let answer = Peer::showing(Some(&good)).ping(daemon.addr).await;
     assert!(answer.unwrap().starts_with("HTTP/1.1 200"));
 }
 
@@ -389,7 +389,7 @@ async fn a_client_without_tls_is_answered_in_words_it_understands() {
     ]
     .concat();
     for request in [PING, &upload] {
-        let answer = say(daemon.addr(), request).await;
+        let answer = say(daemon.addr, request).await;
         assert!(
             answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
             "{answer}"
@@ -411,13 +411,13 @@ async fn nonsense_on_a_tls_listener_harms_nobody() {
     let cut = [22, 3, 1, 2, 0, 1];
     let strange = [22, 9, 9, 0, 4, 1, 2, 3, 4];
     for bytes in [&strange[..], &[0; 300], b"\xff\xff\xff\xff\xff\xff"] {
-        let answer = say(daemon.addr(), bytes).await;
+        let answer = say(daemon.addr, bytes).await;
         assert!(!answer.contains("HTTP"), "{answer}");
     }
     // Those who connect and say too little hold up nobody else.
     let mut silent = Vec::new();
     for bytes in [&b""[..], &cut] {
-        let mut stream = TcpStream::connect(daemon.addr()).await.unwrap();
+        let mut stream = TcpStream::connect(daemon.addr).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         silent.push(stream);
     }
@@ -429,7 +429,7 @@ async fn nonsense_on_a_tls_listener_harms_nobody() {
 async fn tls_on_a_plain_listener_is_refused_in_plain_http() {
     let daemon = plain_daemon(|_| {}).await;
     // Go's clients, the docker command among them, know an HTTP answer to their hello, and say so.
-    let error = Peer::showing(None).ping(daemon.addr()).await.unwrap_err();
+    let error = Peer::showing(None).ping(daemon.addr).await.unwrap_err();
     assert!(error.to_string().contains("InvalidContentType"), "{error}");
     let (status, _) = daemon.json(Method::GET, "/info", "").await;
     assert_eq!(status, StatusCode::OK);
@@ -446,37 +446,38 @@ async fn a_listener_shows_a_new_certificate_without_a_restart() {
     let now = Arc::new(Notify::new());
     tokio::spawn(reloader.run(Duration::from_millis(20), now, stop));
     let bench = Bench::start(1, 0).await;
-    let daemon = Daemon::over(bench, |socket| Listener::Tls(socket, server), None, |_| {}).await;
+    let daemon =
+        Daemon::listening(bench, |socket| Listener::Tls(socket, server), None, |_| {}).await;
 
     let good = CLIENTS.issue(&Certificate::client());
     let trusting = |trusts| Peer {
         trusts,
         ..Peer::showing(Some(&good))
     };
-    trusting(&ENGINES).ping(daemon.addr()).await.unwrap();
+    trusting(&ENGINES).ping(daemon.addr).await.unwrap();
     files.write_pair("server", &localhost(&STRANGER));
     let changed = async {
-        while trusting(&STRANGER).ping(daemon.addr()).await.is_err() {
+        while trusting(&STRANGER).ping(daemon.addr).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(PATIENCE, changed)
         .await
         .expect("the new certificate is shown");
-    trusting(&ENGINES).ping(daemon.addr()).await.unwrap_err();
+    trusting(&ENGINES).ping(daemon.addr).await.unwrap_err();
 }
 
 #[tokio::test]
 async fn clients_beyond_the_limit_wait_for_a_place() {
     let daemon = plain_daemon(|options| options.max_connections = NonZeroUsize::MIN).await;
-    let mut first = TcpStream::connect(daemon.addr()).await.unwrap();
+    let mut first = TcpStream::connect(daemon.addr).await.unwrap();
     first
         .write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
         .unwrap();
     // Once the head is there, the stream has the only place.
     first.read_u8().await.unwrap();
-    let mut second = TcpStream::connect(daemon.addr()).await.unwrap();
+    let mut second = TcpStream::connect(daemon.addr).await.unwrap();
     second.write_all(PING).await.unwrap();
     let early = tokio::time::timeout(Duration::from_millis(300), second.read_u8()).await;
     assert!(early.is_err(), "the second client was served");
@@ -495,7 +496,7 @@ async fn a_tunnel_keeps_its_place_until_it_ends() {
     let daemon = daemon.await;
     daemon.run("web").await;
     let attach = async || {
-        let mut stream = TcpStream::connect(daemon.addr()).await.unwrap();
+        let mut stream = TcpStream::connect(daemon.addr).await.unwrap();
         let head = b"POST /containers/web/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\n\
             host: x\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n";
         stream.write_all(head).await.unwrap();
@@ -506,7 +507,7 @@ async fn a_tunnel_keeps_its_place_until_it_ends() {
     };
     // The test's own client has the other place, on a connection that it keeps.
     let tunnel = attach().await;
-    let mut waiting = TcpStream::connect(daemon.addr()).await.unwrap();
+    let mut waiting = TcpStream::connect(daemon.addr).await.unwrap();
     waiting.write_all(PING).await.unwrap();
     let early = tokio::time::timeout(Duration::from_millis(300), waiting.read_u8()).await;
     assert!(early.is_err(), "the tunnel has given up its place");
@@ -520,7 +521,7 @@ async fn a_tunnel_keeps_its_place_until_it_ends() {
 #[tokio::test]
 async fn a_half_sent_request_is_given_up_and_an_idle_connection_is_not() {
     let daemon = plain_daemon(|options| options.head_timeout = Duration::from_millis(300)).await;
-    let mut idle = TcpStream::connect(daemon.addr()).await.unwrap();
+    let mut idle = TcpStream::connect(daemon.addr).await.unwrap();
     idle.write_all(b"HEAD /_ping HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
         .unwrap();
@@ -528,7 +529,7 @@ async fn a_half_sent_request_is_given_up_and_an_idle_connection_is_not() {
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(idle.read_u8().await.unwrap());
     }
-    assert_eq!(say(daemon.addr(), b"GET /_pi").await, "");
+    assert_eq!(say(daemon.addr, b"GET /_pi").await, "");
     tokio::time::sleep(Duration::from_millis(500)).await;
     idle.write_all(PING).await.unwrap();
     let mut answer = String::new();

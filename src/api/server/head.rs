@@ -4,6 +4,9 @@
 //! But a connection that idles for minutes is a good one, kept by a client for its next call,
 //! while a head that comes byte by byte is an attack. So the timer that hyper is given is told by
 //! the stream when the first byte of a head came, and shortens the deadline then.
+//!
+//! A part of a head that came together with the request before it is not told of, and has as long
+//! as an idle connection.
 
 use std::{
     io,
