@@ -203,10 +203,14 @@ impl Config {
 
     /// Returns one sentence for each file that the configuration names and that does not exist.
     pub fn missing_files(&self) -> Vec<String> {
-        let files = self.tls_files().into_iter();
-        let tls = files.filter(|(_, path)| !path.is_file());
-        let tls = tls.map(|(key, path)| format!("{key}: no file `{}`", path.display()));
-        self.missing_others().into_iter().chain(tls).collect()
+        let registries = self.registries.iter().filter_map(|(host, credentials)| {
+            let (key, path) = credentials.file()?;
+            Some((format!("registries.{host}.{key}"), path))
+        });
+        let files = self.tls_files().into_iter().chain(registries);
+        let missing = files.filter(|(_, path)| !path.is_file());
+        let missing = missing.map(|(key, path)| format!("{key}: no file `{}`", path.display()));
+        self.missing_plugins().into_iter().chain(missing).collect()
     }
 
     /// The files of TLS, each with its key.
@@ -233,9 +237,8 @@ impl Config {
             .collect()
     }
 
-    fn missing_others(&self) -> Vec<String> {
-        let plugins = self
-            .plugins
+    fn missing_plugins(&self) -> Vec<String> {
+        self.plugins
             .values()
             .filter_map(|plugin| match &plugin.source {
                 Source::File(path) if !path.is_file() => Some(format!(
