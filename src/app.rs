@@ -3,6 +3,8 @@
 //! Everything that can go wrong at start does so before the daemon says it is ready: the
 //! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
+mod nodes;
+
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, anyhow};
@@ -22,6 +24,8 @@ use crate::{
     scheduler::Scheduler,
     signal::Shutdown,
 };
+
+pub use nodes::{join, list};
 
 /// Runs the daemon until `shutdown`, then lets requests finish.
 ///

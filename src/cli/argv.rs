@@ -27,6 +27,35 @@ pub(super) fn normalize(
         .collect()
 }
 
+/// Finds an option of which `args`, already [normal](normalize), use two names: the later name in
+/// the option's own order, then the earlier one.
+pub(super) fn two_forms(args: &[OsString], command: &Command) -> Option<(String, String)> {
+    let options: Vec<_> = command
+        .get_subcommands()
+        .flat_map(Command::get_arguments)
+        .chain(command.get_arguments())
+        .collect();
+    let words: Vec<&str> = args
+        .iter()
+        .map_while(|arg| arg.to_str().filter(|word| *word != "--"))
+        .filter(|word| word.starts_with('-'))
+        .map(|word| word.split('=').next().unwrap_or(word))
+        .collect();
+    options.into_iter().find_map(|option| {
+        let aliases = option.get_all_aliases().unwrap_or_default();
+        let longs = option.get_long().into_iter().chain(aliases);
+        let names = longs
+            .map(str::to_owned)
+            .chain(option.get_short().map(String::from));
+        let mut used = names.filter(|name| {
+            let dashes = if name.len() == 1 { "-" } else { "--" };
+            words.iter().any(|word| *word == format!("{dashes}{name}"))
+        });
+        let first = used.next()?;
+        used.next().map(|second| (second, first))
+    })
+}
+
 fn is_single_dash(text: &str, long_names: &[String]) -> bool {
     let Some(rest) = text.strip_prefix('-') else {
         return false;

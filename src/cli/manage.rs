@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::{Environment, parse_bool};
+use crate::cli::{Context, Environment, parse_bool};
 use crate::config::Config;
 use crate::config::discovery::DiscoveryUrl;
 use crate::config::duration::{self, DurationError};
@@ -116,9 +116,6 @@ struct PlannedArgs {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each variant is")]
 pub enum OptionError {
-    /// A command of classic Swarm that does not exist yet.
-    #[error("skep {0} is not supported yet")]
-    Command(&'static str),
     /// An option of classic Swarm that does not exist yet.
     #[error("{0} is not supported yet")]
     Planned(&'static str),
@@ -132,8 +129,11 @@ pub enum OptionError {
     RefreshRetry,
     #[error("invalid failure retry count")]
     FailureRetry,
-    #[error("discovery required to manage a cluster. See 'skep manage --help'.")]
-    NoDiscovery,
+    #[error("discovery required to {command} a cluster. See '{program} {command} --help'.")]
+    NoDiscovery {
+        command: &'static str,
+        program: String,
+    },
     #[error("invalid --heartbeat: {0}")]
     Heartbeat(DurationError),
     #[error("--heartbeat should be at least one second")]
@@ -163,7 +163,7 @@ pub enum OptionError {
 impl ManageArgs {
     /// Puts the options on top of `config` and returns warnings for the log.
     ///
-    /// Relative paths start at `here`. A missing discovery URL is an error only if the daemon is
+    /// Relative paths start at `context.here`. A missing discovery URL is an error only if the daemon is
     /// to run.
     ///
     /// # Errors
@@ -171,19 +171,18 @@ impl ManageArgs {
     /// The first [`OptionError`] in the order of classic Swarm's checks.
     pub(super) fn apply(
         &self,
-        environment: &Environment,
-        here: &Path,
+        context: &Context<'_>,
         config: &mut Config,
     ) -> Result<Vec<String>, OptionError> {
         self.planned.refuse()?;
         self.apply_engine(config)?;
-        self.apply_discovery(environment, here, config)?;
+        self.apply_discovery(context, config)?;
         self.apply_scheduler(config)?;
         let warnings = self.apply_cluster(config)?;
         if let Some(cors) = self.api_enable_cors {
             config.api.cors = cors;
         }
-        self.apply_listen(environment, here, config)?;
+        self.apply_listen(context.environment, context.here, config)?;
         Ok(warnings)
     }
 
@@ -219,21 +218,23 @@ impl ManageArgs {
 
     fn apply_discovery(
         &self,
-        environment: &Environment,
-        here: &Path,
+        context: &Context<'_>,
         config: &mut Config,
     ) -> Result<(), OptionError> {
         // Classic Swarm takes the argument only if there is exactly one.
         let given = match self.discovery.as_slice() {
             [url] => Some(url),
-            _ => environment.swarm_discovery.as_ref(),
+            _ => context.environment.swarm_discovery.as_ref(),
         };
         let given = given
             .filter(|url| !url.is_empty())
             .map(|url| url.parse::<DiscoveryUrl>());
         let needs_discovery = !self.check_config && !self.dump_config;
         if given.is_none() && config.discovery.url.is_none() && needs_discovery {
-            return Err(OptionError::NoDiscovery);
+            return Err(OptionError::NoDiscovery {
+                command: "manage",
+                program: context.program.to_owned(),
+            });
         }
         if let Some(text) = &self.heartbeat {
             let nanos = duration::parse_nanos(text).map_err(OptionError::Heartbeat)?;
@@ -255,7 +256,7 @@ impl ManageArgs {
             if !config.has_plugin(&url.scheme, PluginKind::Discovery) {
                 return Err(OptionError::DiscoveryService);
             }
-            config.discovery.url = Some(url.relative_to(here));
+            config.discovery.url = Some(url.relative_to(context.here));
         }
         Ok(())
     }
