@@ -58,4 +58,10 @@ pub struct Options {
     pub head_timeout: Duration,
     /// How long a connection may idle between two requests.
     pub idle_timeout: Duration,
+    /// Whether the daemon shows itself as experimental.
+    pub experimental: bool,
+    /// Whether a list of containers with the filter `node` first asks those nodes anew.
+    pub refresh_on_node_filter: bool,
+    /// The value of the filter `name` for which all nodes are asked anew; empty if there is none.
+    pub refresh_name_filter: String,
 }

@@ -3,6 +3,8 @@
 //! Everything that can go wrong at start does so before the daemon says it is ready: the
 //! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
+mod nodes;
+
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
@@ -24,6 +26,8 @@ use crate::{
     signal::Shutdown,
     tls,
 };
+
+pub use nodes::{join, list};
 
 /// How often the files of TLS are looked at for changes.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
@@ -89,6 +93,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         max_connections: config.api.max_connections,
         head_timeout: config.api.head_timeout,
         idle_timeout: config.api.idle_timeout,
+        experimental: config.api.experimental,
+        refresh_on_node_filter: config.api.refresh_on_node_filter,
+        refresh_name_filter: config.api.refresh_name_filter.clone(),
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),

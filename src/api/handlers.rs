@@ -87,7 +87,15 @@ impl Context {
         if let Ok(value) = HeaderValue::from_str(&version_text(version)) {
             headers.insert("Api-Version", value);
         }
-        headers.insert("Docker-Experimental", HeaderValue::from_static("false"));
+        let experimental = if self.options.experimental {
+            "true"
+        } else {
+            "false"
+        };
+        headers.insert(
+            "Docker-Experimental",
+            HeaderValue::from_static(experimental),
+        );
         headers.insert("Ostype", HeaderValue::from_static("linux"));
         headers.insert(
             header::SERVER,

@@ -30,6 +30,15 @@ pub struct Api {
     /// Longest time a connection may idle between two requests. Default: 5m.
     #[serde(serialize_with = "duration::serialize")]
     pub idle_timeout: Duration,
+    /// Whether the daemon shows itself as experimental, as classic Swarm's option did. Default:
+    /// false.
+    pub experimental: bool,
+    /// Whether a list of containers with the filter `node` first asks those nodes anew. Default:
+    /// false.
+    pub refresh_on_node_filter: bool,
+    /// A list of containers with this value of the filter `name` first asks all nodes anew.
+    /// Default: empty, none does.
+    pub refresh_name_filter: String,
     /// Group, by name or number, that may use Unix sockets. Default: `docker` if it exists, else
     /// that of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,6 +59,10 @@ impl Api {
             max_connections: section.get("max-connections", default.max_connections),
             head_timeout: section.duration("head-timeout", default.head_timeout),
             idle_timeout: section.duration("idle-timeout", default.idle_timeout),
+            experimental: section.get("experimental", default.experimental),
+            refresh_on_node_filter: section
+                .get("refresh-on-node-filter", default.refresh_on_node_filter),
+            refresh_name_filter: section.get("refresh-name-filter", default.refresh_name_filter),
             socket_group: section.get("socket-group", default.socket_group),
             tls: has_tls
                 .then(|| section.table("tls", |table| ApiTls::read(table, base)))
@@ -67,6 +80,9 @@ impl Default for Api {
             max_connections: const { NonZeroUsize::new(10_000).unwrap() },
             head_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
+            experimental: false,
+            refresh_on_node_filter: false,
+            refresh_name_filter: String::new(),
             socket_group: None,
             tls: None,
         }

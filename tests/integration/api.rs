@@ -26,7 +26,7 @@ use crate::cluster::{Bench, PATIENCE};
 /// The API over a cluster over a fleet.
 pub struct Daemon {
     pub bench: Bench,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     client: Transport,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
@@ -60,6 +60,9 @@ impl Daemon {
             max_connections: NonZeroUsize::new(1000).unwrap(),
             head_timeout: PATIENCE,
             idle_timeout: PATIENCE,
+            experimental: false,
+            refresh_on_node_filter: false,
+            refresh_name_filter: String::new(),
         };
         change(&mut options);
         let served = tokio::spawn(api::serve(
@@ -428,6 +431,40 @@ async fn only_routes_of_the_docker_api_are_not_supported_yet() {
         message(&answer),
         "POST /plugins/create is not supported yet"
     );
+}
+
+#[tokio::test]
+async fn nodes_are_asked_anew_before_a_list_if_that_is_wanted() {
+    let bench = Bench::start(2, 0).await;
+    let daemon = Daemon::listening(bench, Listener::Tcp, None, |options| {
+        options.refresh_on_node_filter = true;
+        options.refresh_name_filter = "fresh".to_owned();
+    })
+    .await;
+    daemon.run("web").await;
+    let engine = daemon
+        .bench
+        .fleet
+        .engines()
+        .iter()
+        .find(|engine| engine.container("web").is_some())
+        .unwrap();
+    let list = async |name: &str, value: &str| {
+        let filters = format!("%7B%22{name}%22%3A%5B%22{value}%22%5D%7D");
+        let path = format!("/containers/json?all=1&filters={filters}");
+        let (status, list) = daemon.json(Method::GET, &path, "").await;
+        assert_eq!(status, StatusCode::OK, "{list}");
+        list.as_array().unwrap().len()
+    };
+    // No event tells of it.
+    assert!(engine.remove_silently("web"));
+    assert_eq!(list("name", "web").await, 1);
+    assert_eq!(list("node", engine.name().as_str()).await, 0);
+
+    daemon.run("fresh").await;
+    let engines = daemon.bench.fleet.engines();
+    assert!(engines.iter().any(|engine| engine.remove_silently("fresh")));
+    assert_eq!(list("name", "fresh").await, 0);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ Host: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
 impl Daemon {
     /// Sends bytes as they are on a connection of their own.
     async fn raw(&self, bytes: &[u8]) -> TcpStream {
-        let mut stream = TcpStream::connect(self.addr()).await.unwrap();
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
         // The daemon may have answered and closed before all was sent.
         let _ = stream.write_all(bytes).await;
         stream
@@ -215,7 +215,7 @@ async fn a_path_does_not_lead_out_of_its_route() {
 /// A daemon that keeps no connections to its engines open for later, each of which is a task.
 async fn without_idle_connections(engines: usize) -> Daemon {
     let change = |options: &mut skep::cluster::Options| options.limits.max_idle = 0;
-    Daemon::on(Bench::start_with(engines, 0, change).await).await
+    Daemon::over(Bench::start_with(engines, 0, change).await).await
 }
 
 /// Runs `storm` twice: the second time it must leave no task behind that was not there before.
@@ -293,7 +293,7 @@ async fn clients_that_vanish_in_the_middle_leave_nothing_behind() {
 #[tokio::test]
 async fn an_attached_client_that_is_cut_off_gives_its_place_at_the_engine_back() {
     let change = |options: &mut skep::cluster::Options| options.limits.max_connections = 2;
-    let daemon = Daemon::on(Bench::start_with(1, 0, change).await).await;
+    let daemon = Daemon::over(Bench::start_with(1, 0, change).await).await;
     let body = r#"{"Image":"busybox","OpenStdin":true}"#;
     daemon
         .json(Method::POST, "/containers/create?name=web", body)

@@ -159,7 +159,7 @@ async fn a_node_that_falls_silent_while_it_pulls_is_named_and_the_others_pull() 
     let change = |options: &mut skep::cluster::Options| {
         options.request_timeout = Duration::from_millis(300);
     };
-    let daemon = Daemon::on(Bench::start_with(2, 0, change).await).await;
+    let daemon = Daemon::over(Bench::start_with(2, 0, change).await).await;
     let silent = daemon.bench.fleet.engine(0);
     let fault = Fault::SlowBody {
         per_byte: Duration::from_secs(3600),
