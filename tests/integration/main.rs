@@ -2,6 +2,7 @@
 
 mod api;
 mod cluster;
+mod conformance;
 mod faults;
 mod hostile;
 mod objects;
