@@ -83,6 +83,15 @@ impl Docker {
         }
     }
 
+    /// The same command with the plugins of directory `plugins`, such as `docker-buildx`.
+    ///
+    /// Their state, as the builders of buildx, is kept in `settings`.
+    pub fn with_plugins(&self, plugins: &Path, settings: &Path) -> Self {
+        let link = settings.join("cli-plugins");
+        std::os::unix::fs::symlink(plugins, link).expect("the settings directory is empty");
+        self.with_env("DOCKER_CONFIG", settings)
+    }
+
     /// The same with an environment variable.
     pub fn with_env(&self, name: &'static str, value: impl Into<OsString>) -> Self {
         let mut docker = self.clone();

@@ -3,7 +3,7 @@
 use std::{
     env,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
 };
@@ -62,10 +62,29 @@ impl Fleet {
         )
     }
 
+    /// Starts a fleet for this test alone in which some engines are those of unpacked packages.
+    pub fn start_mixed(purpose: &str, count: usize, unpacked: &[(usize, &Path)]) -> Self {
+        let mut options = Vec::new();
+        for (index, root) in unpacked {
+            options.push("--unpacked".to_owned());
+            options.push(format!("{index}={}", root.display()));
+        }
+        let name = format!("{}-{purpose}", prefix());
+        Self::up_with(name, count, &options, Lifetime::Test)
+    }
+
     fn up(name: String, count: usize, labels: &str, lifetime: Lifetime) -> Self {
+        let options = ["--labels".to_owned(), labels.to_owned()];
+        Self::up_with(name, count, &options, lifetime)
+    }
+
+    fn up_with(name: String, count: usize, options: &[String], lifetime: Lifetime) -> Self {
         // What a run that was killed has left.
         call(&name, &["down"]);
-        let addrs = call(&name, &["up", &count.to_string(), "--labels", labels]);
+        let count = count.to_string();
+        let mut arguments = vec!["up", &count];
+        arguments.extend(options.iter().map(String::as_str));
+        let addrs = call(&name, &arguments);
         call(&name, &["image", IMAGE]);
         Self::from_addrs(name, addrs.as_bytes(), lifetime)
     }
@@ -91,6 +110,25 @@ impl Fleet {
     pub fn gateway(&self) -> String {
         let (network, _) = self.addresses[0].rsplit_once('.').expect("an IPv4 address");
         format!("{network}.1")
+    }
+
+    /// Keeps only the first `count` engines in view; the others stay up.
+    pub fn narrowed(mut self, count: usize) -> Self {
+        self.addresses.truncate(count);
+        self
+    }
+
+    /// Whether engine `index` runs a process whose command line contains `text`.
+    pub fn runs(&self, index: usize, text: &str) -> bool {
+        // The brackets keep the search from finding itself.
+        let (first, rest) = text.split_at(1);
+        let pattern = format!("[{first}]{rest}");
+        let search = ["exec", &index.to_string(), "pgrep", "-f", &pattern];
+        engines(&self.name, &search)
+            .stdout(Stdio::null())
+            .status()
+            .expect("`config/engines` starts")
+            .success()
     }
 
     /// The docker command for engine `index` itself, past the daemon under test.
@@ -143,8 +181,12 @@ impl Fleet {
                     engine.ok(&["network", "prune", "-f"]);
                     let images = engine.ok(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
                     for image in images.lines().filter(|&image| image != IMAGE) {
-                        engine.ok(&["rmi", "-f", image]);
+                        // A name without a tag is an image that a build has left.
+                        if !image.contains('<') {
+                            engine.ok(&["rmi", "-f", image]);
+                        }
                     }
+                    engine.ok(&["image", "prune", "-f"]);
                 });
             }
         });
@@ -157,6 +199,24 @@ impl Drop for Fleet {
             call(&self.name, &["down"]);
         }
     }
+}
+
+/// The root that packages of another release of the distribution are unpacked in, see
+/// `config/unpack`. `tests/run` leaves the tests out that need one where it cannot be had.
+pub fn unpacked(release: &str, packages: &[&str]) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/unpack");
+    let output = Command::new(script)
+        .arg(release)
+        .args(packages)
+        .stdin(Stdio::null())
+        .output()
+        .expect("`config/unpack` starts");
+    assert!(
+        output.status.success(),
+        "config/unpack {release} {packages:?} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())
 }
 
 /// Removes what `list` prints the ids of.

@@ -13,15 +13,19 @@
 mod bed;
 mod docker;
 mod fleet;
+mod http;
 mod manager;
 
 mod build;
+mod buildkit;
+mod differences;
 mod directives;
 mod events;
 mod failures;
 mod images;
 mod lifecycle;
 mod lists;
+mod mixed;
 mod networks;
 mod placement;
 mod plugins;

@@ -3,8 +3,6 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{Read, Write},
-    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -14,10 +12,10 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{docker::Docker, fleet::Fleet};
+use crate::{docker::Docker, fleet::Fleet, http::exchange};
 
 /// Longest wait for anything that the daemon does on its own.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Options that make the daemon notice within seconds what engines do, as the issue reports of
 /// classic Swarm's own tests did.
@@ -103,25 +101,8 @@ impl Manager {
 
     /// Sends a plain `GET` and returns the status code and the whole body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).expect("the API accepts connections");
-        stream
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a read timeout");
-        // HTTP/1.0: the body ends with the connection and comes without chunk headers.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: skep\r\n\r\n").expect("the request is sent");
-        let mut response = String::new();
-        stream
-            .read_to_string(&mut response)
-            .expect("the response ends");
-        let (head, body) = response
-            .split_once("\r\n\r\n")
-            .expect("a response has a head");
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .expect("a status code");
-        (status, body.to_owned())
+        let reply = exchange(&self.address, "GET", path, "");
+        (reply.status, reply.body)
     }
 
     /// Sends a plain `GET` that has to succeed and returns the body as JSON.
