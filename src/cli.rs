@@ -55,6 +55,8 @@ pub struct List {
 pub struct Join {
     /// It has a discovery URL.
     pub config: Config,
+    /// Longest random wait before the first registration.
+    pub delay: Duration,
     /// Time between two registrations.
     pub heartbeat: Duration,
 }

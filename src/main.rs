@@ -4,9 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use tracing::warn;
+use tracing::{error, warn};
 
 use skep::cli::{self, Environment, Invocation, Join, List, Manage};
+use skep::config::log::LogFormat;
 use skep::signal::Shutdown;
 use skep::{app, telemetry};
 
@@ -15,15 +16,29 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(error) => return fail(&error.to_string()),
     };
-    let result = match invocation {
-        Invocation::Print(text) => print(&text),
-        Invocation::Manage(manage) => run(*manage),
-        Invocation::List(list) => nodes(*list),
-        Invocation::Join(join) => register(*join),
+    let (result, format) = match invocation {
+        Invocation::Print(text) => (print(&text), LogFormat::Text),
+        Invocation::Manage(manage) => {
+            let format = manage.config.log.format;
+            (run(*manage), format)
+        }
+        Invocation::List(list) => {
+            let format = list.config.log.format;
+            (nodes(*list), format)
+        }
+        Invocation::Join(join) => {
+            let format = join.config.log.format;
+            (register(*join), format)
+        }
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
+    match (result, format) {
+        (Ok(()), _) => ExitCode::SUCCESS,
+        (Err(error), LogFormat::Text) => fail(&format!("{error:#}")),
+        // Whoever collects the log as JSON gets its last line so, too.
+        (Err(error), LogFormat::Json) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -65,7 +80,7 @@ fn register(join: Join) -> anyhow::Result<()> {
     telemetry::init(&join.config.log)?;
     runtime()?.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
-        app::join(join.heartbeat, shutdown).await;
+        app::join(join.delay, join.heartbeat, shutdown).await;
         Ok(())
     })
 }
@@ -84,7 +99,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn fail(message: &str) -> ExitCode {
-    for line in message.lines() {
+    for line in message.lines().filter(|line| !line.is_empty()) {
         eprintln!("skep: {line}");
     }
     ExitCode::FAILURE

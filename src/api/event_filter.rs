@@ -114,7 +114,7 @@ impl EventFilter {
 }
 
 /// A time: seconds since 1970 with or without a fraction, RFC 3339, or a duration before now.
-fn time(text: &str, now: DateTime<Utc>) -> Result<Option<i64>, ApiError> {
+pub fn time(text: &str, now: DateTime<Utc>) -> Result<Option<i64>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }

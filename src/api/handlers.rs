@@ -38,6 +38,7 @@ mod built;
 mod compose;
 mod containers;
 mod disk_usage;
+mod engine_plugins;
 mod events;
 mod exec;
 mod images;
@@ -207,6 +208,7 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
         }
         Route::VolumeUpdate => Err(ApiError::no_cluster_volumes()),
         Route::Prune(what) => prune::prune(context, version.as_deref(), what, &query).await,
+        Route::Plugins => engine_plugins::list(context, version.as_deref(), &query).await,
         Route::DiskUsage => disk_usage::measure(context, version.as_deref(), &query).await,
         Route::Build => build::build(context, version.as_deref(), &query, request).await,
         Route::BuildCancel => build::cancel(context, version.as_deref(), &query, request).await,

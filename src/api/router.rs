@@ -79,6 +79,8 @@ pub enum Route {
     VolumeUpdate,
     /// `POST /{build,containers,images,networks,volumes}/prune`
     Prune(Prunable),
+    /// `GET /plugins`
+    Plugins,
     /// `GET /system/df`
     DiskUsage,
     /// `POST /build`
@@ -171,7 +173,6 @@ const OPERATIONS: [(&str, &str, Effect); 22] = [
 
 /// Routes that the Docker API has and this one has not; `*` is any text that is not empty.
 const UNSUPPORTED: &[(&str, &str)] = &[
-    ("GET", "plugins"),
     ("POST", "plugins/create"),
     ("GET", "plugins/privileges"),
     ("POST", "plugins/pull"),
@@ -262,6 +263,7 @@ fn find(method: &Method, path: &str) -> Route {
         ("session", "") if post => Route::Session,
         ("grpc", "") if post => Route::Grpc,
         ("commit", "") if post => Route::Commit,
+        ("plugins", "") if get => Route::Plugins,
         ("images", rest) if get => named(rest, "json")
             .map(|name| Route::Image(name, "json"))
             .or_else(|| named(rest, "history").map(|name| Route::Image(name, "history")))
@@ -482,6 +484,12 @@ mod tests {
             "/networks/n0/bridge",
             None,
             &Route::Network("n0/bridge".to_owned()),
+        );
+        check(
+            &Method::GET,
+            "/v1.41/plugins",
+            Some("1.41"),
+            &Route::Plugins,
         );
     }
 

@@ -50,11 +50,18 @@ pub async fn list(config: Config, timeout: Duration) -> anyhow::Result<Vec<Strin
     Ok(members.collect())
 }
 
-/// Tries to register this node every `heartbeat` until `shutdown`.
+/// Tries to register this node every `heartbeat` until `shutdown`, for the first time within
+/// `delay`.
 ///
 /// No backend takes registrations yet, so this only says so each time, as classic Swarm does with
 /// the same backends.
-pub async fn join(heartbeat: Duration, shutdown: Shutdown) {
+pub async fn join(delay: Duration, heartbeat: Duration, shutdown: Shutdown) {
+    // Agents that start together shall not all come at once.
+    let wait = delay.mul_f64(rand::random());
+    tokio::select! {
+        () = shutdown.started() => return,
+        () = tokio::time::sleep(wait) => {}
+    }
     let every = duration::format(heartbeat);
     loop {
         info!("Registering on the discovery service every {every}...");

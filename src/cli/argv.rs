@@ -8,7 +8,7 @@ use clap::Command;
 ///
 /// A short option with its value attached (`-Htcp://...`) stays as it is unless the whole word
 /// before `=` is the name of a long option, and so does a negative number. A word that begins with
-/// no short option can only be a long one that does not exist. What follows `--` is left alone.
+/// no short option that takes a value can only be a long one that does not exist. What follows `--` is left alone.
 pub(super) fn normalize(
     args: impl IntoIterator<Item = OsString>,
     command: &Command,
@@ -70,14 +70,17 @@ fn is_single_dash(text: &str, long_names: &[String], short_names: &[char]) -> bo
                 .starts_with(|first: char| first.is_ascii_alphabetic() && !begins_with_short(first))
 }
 
-/// Collects the short options of `command` and its commands, aliases included.
+/// Collects the short options that take a value, which may be attached, of `command` and its
+/// commands, aliases included.
 fn short_names(command: &Command) -> Vec<char> {
-    let own = command.get_arguments().flat_map(|arg| {
+    let with_value = command
+        .get_arguments()
+        .filter(|arg| arg.get_action().takes_values());
+    let own = with_value.flat_map(|arg| {
         let aliases = arg.get_all_short_aliases().unwrap_or_default();
         arg.get_short().into_iter().chain(aliases)
     });
-    own.chain(['h'])
-        .chain(command.get_subcommands().flat_map(short_names))
+    own.chain(command.get_subcommands().flat_map(short_names))
         .collect()
 }
 

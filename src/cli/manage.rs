@@ -138,6 +138,8 @@ pub enum OptionError {
     DiscoveryOpt,
     #[error("discovery service not supported")]
     DiscoveryService,
+    #[error("discovery service not supported: `{0}` is not there yet")]
+    DiscoveryPlanned(String),
     #[error("strategy not supported")]
     Strategy,
     #[error("filter not supported")]
@@ -266,9 +268,7 @@ impl ManageArgs {
         }
         if let Some(url) = given {
             let url = url.map_err(|_| OptionError::DiscoveryService)?;
-            if !config.has_plugin(&url.scheme, PluginKind::Discovery) {
-                return Err(OptionError::DiscoveryService);
-            }
+            check_discovery(config, &url)?;
             config.discovery.url = Some(url.relative_to(context.here));
         }
         Ok(())
@@ -405,6 +405,17 @@ impl ManageArgs {
         }
         Ok(())
     }
+}
+
+/// Refuses a URL that no discovery plugin is for; the schemes of classic Swarm are known by name.
+pub(super) fn check_discovery(config: &Config, url: &DiscoveryUrl) -> Result<(), OptionError> {
+    if config.has_plugin(&url.scheme, PluginKind::Discovery) {
+        return Ok(());
+    }
+    Err(match &*url.scheme {
+        "consul" | "etcd" | "zk" | "token" => OptionError::DiscoveryPlanned(url.scheme.clone()),
+        _ => OptionError::DiscoveryService,
+    })
 }
 
 /// Parses an integer whose prefix names its base, as Go's `strconv.ParseInt(s, 0, 64)` does.

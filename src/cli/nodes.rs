@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::address::is_advertisable;
-use crate::cli::manage::OptionError;
+use crate::cli::manage::{OptionError, check_discovery};
 use crate::cli::{CliError, Context, Join, List};
 use crate::config::Config;
 use crate::config::discovery::DiscoveryUrl;
 use crate::config::duration::{self, DurationError};
-use crate::config::plugin::PluginKind;
 
 /// Where the membership is kept.
 #[derive(Debug, clap::Args)]
@@ -144,9 +143,7 @@ impl DiscoveryArgs {
             config.discovery.options.insert(key, value);
         }
         let url: DiscoveryUrl = url.parse().map_err(|_| OptionError::DiscoveryService)?;
-        if !config.has_plugin(&url.scheme, PluginKind::Discovery) {
-            return Err(OptionError::DiscoveryService.into());
-        }
+        check_discovery(&config, &url)?;
         config.discovery.url = Some(url.relative_to(context.here));
         Ok(config)
     }
@@ -184,7 +181,11 @@ impl JoinArgs {
             .filter(|ttl| *ttl > heartbeat)
             .ok_or(NodesError::TtlTooShort)?;
         let config = self.to.config(&url, context)?;
-        Ok(Join { config, heartbeat })
+        Ok(Join {
+            config,
+            delay: Duration::from_nanos(u64::try_from(delay).unwrap_or(u64::MAX)),
+            heartbeat,
+        })
     }
 }
 

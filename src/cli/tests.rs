@@ -320,6 +320,18 @@ fn unknown_services_options_and_commands_fail() {
             "skep manage --bogus=1 a:1",
             "flag provided but not defined: -bogus",
         ),
+        (
+            "skep manage -heartbeet=5s a:1",
+            "flag provided but not defined: -heartbeet",
+        ),
+        (
+            "skep list -verbose a:1",
+            "flag provided but not defined: -verbose",
+        ),
+        (
+            "skep list consul://a",
+            "discovery service not supported: `consul` is not there yet",
+        ),
         ("skep bogus", "No help topic for 'bogus'"),
         (
             "skep manage --host :1 -H :2 a:1",

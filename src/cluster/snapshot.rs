@@ -306,6 +306,21 @@ pub(crate) mod tests {
         }
     }
 
+    // U-ENG-16
+    #[tokio::test]
+    async fn nodes_are_in_the_natural_order_of_their_names() {
+        let names = ["machine10", "machine9", "machine11", "machine1"];
+        let nodes = names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| node(name, &format!("127.0.0.1:{}", index + 1), &[]));
+        let snapshot = cluster(nodes);
+        for nodes in [snapshot.by_name(), snapshot.validated()] {
+            let names: Vec<&str> = nodes.iter().map(|node| node.inventory.name()).collect();
+            assert_eq!(names, ["machine1", "machine9", "machine10", "machine11"]);
+        }
+    }
+
     /// A cluster of these nodes.
     pub(crate) fn cluster(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
         let mut snapshot = Snapshot::default();

@@ -618,6 +618,22 @@ mod tests {
         assert_eq!(error.to_string(), "<html>odd</html>");
     }
 
+    // U-ENG-2
+    #[test]
+    fn only_an_engine_that_cannot_be_reached_has_failed() {
+        let refused = refusal(StatusCode::INTERNAL_SERVER_ERROR, b"no");
+        assert!(!refused.is_contact_failure() && !refused.is_answer_lost());
+        let addr = "tcp://e:1".to_owned();
+        let busy = TransportError::Busy {
+            addr: addr.clone(),
+            limit: 1,
+        };
+        assert!(!ClientError::from(busy).is_contact_failure());
+        let after = Duration::from_secs(1);
+        let silent = ClientError::from(TransportError::Timeout { addr, after });
+        assert!(silent.is_contact_failure() && silent.is_answer_lost());
+    }
+
     #[test]
     fn an_error_in_a_progress_stream_fails_the_pull() {
         assert!(progress_error(br#"{"status":"Pulling"}"#).is_ok());

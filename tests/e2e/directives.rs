@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::bed::Bed;
+use crate::{bed::Bed, http::exchange};
 
 #[test]
 fn rules_move_from_the_environment_to_labels() {
@@ -53,6 +53,15 @@ fn container_has_a_cluster_id_that_works_as_a_reference() {
     assert_eq!(bed.docker.ok(&["logs", &id]), "hello");
     let filter = format!("label=com.docker.swarm.id={id}");
     assert_eq!(bed.ps(&["-a", "--filter", &filter]).len(), 1);
+    bed.docker.ok(&["commit", &id, "kept:1"]);
+    assert_eq!(
+        bed.docker.ok(&["run", "--rm", "kept:1", "echo", "again"]),
+        "again"
+    );
+    let path = format!("/containers/{id}/attach?logs=1&stdout=1");
+    let attached = exchange(bed.manager.address(), "POST", &path, "");
+    assert_eq!(attached.status, 200, "{attached:?}");
+    assert!(attached.body.ends_with("hello\n"), "{attached:?}");
 }
 
 #[test]

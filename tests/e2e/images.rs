@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{bed::Bed, docker::Docker, fleet::IMAGE};
+use crate::{bed::Bed, docker::Docker, fleet::IMAGE, manager::eventually};
 
 /// The names of an engine's images, sorted.
 fn names(engine: &Docker) -> Vec<String> {
@@ -167,4 +167,64 @@ fn uploads_pass_by_a_dead_node_and_name_it() {
         let names = names(&bed.fleet.engine(node));
         assert!(names.contains(&"raw:1".to_owned()), "{node}: {names:?}");
     }
+}
+
+/// Waits for the next second of the clock, which is what images are ordered by.
+fn a_second_passes() {
+    let seconds = || {
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .expect("the clock is past 1970")
+            .as_secs()
+    };
+    let now = seconds();
+    eventually("a second passes", || (seconds() > now).then_some(()));
+}
+
+// I-IMG-1, I-IMG-2, I-IMG-3, U-IMG-5, U-IMG-6
+#[test]
+fn images_are_listed_by_age_node_label_and_name() {
+    let bed = Bed::new(&[]);
+    let engine = bed.fleet.engine(1);
+    // 1024 zeros are an archive of nothing.
+    let import = |name: &str, label: &str| {
+        a_second_passes();
+        let label = format!("LABEL age={label}");
+        let imported = engine.run_with_input([0; 1024], &["import", "-c", &label, "-", name]);
+        assert_eq!(imported.code, 0, "{imported:?}");
+    };
+    for (name, label) in [("one:1", "1"), ("two:1", "2"), ("three:1", "3")] {
+        import(name, label);
+    }
+    bed.await_image("three:1");
+    let list = |filters: &[&str]| {
+        let mut arguments = vec!["images", "--format", "{{.Repository}}:{{.Tag}}"];
+        for filter in filters {
+            arguments.extend(["--filter", filter]);
+        }
+        bed.docker.lines(&arguments)
+    };
+    assert_eq!(list(&["before=three:1"]), ["two:1", "one:1", IMAGE]);
+    assert_eq!(list(&["before=one:1"]), [IMAGE]);
+    assert_eq!(list(&["since=one:1"]), ["three:1", "two:1"]);
+    assert_eq!(list(&["since=busybox"]), ["three:1", "two:1", "one:1"]);
+    assert_eq!(list(&["since=one:1", "before=three:1"]), ["two:1"]);
+    for filter in ["before=nothing", "since=nothing"] {
+        let error = bed.docker.refused(&["images", "--filter", filter]);
+        assert!(error.contains("nothing"), "{error}");
+    }
+    assert_eq!(list(&["node=node-0"]), [IMAGE]);
+    assert_eq!(list(&["node=node-1"]), ["three:1", "two:1", "one:1", IMAGE]);
+    assert_eq!(list(&["label=age=2"]), ["two:1"]);
+    assert_eq!(list(&["label=age"]).len(), 3);
+    assert_eq!(list(&["reference=t*"]), ["three:1", "two:1"]);
+    assert_eq!(bed.docker.lines(&["images", "-q", "two"]).len(), 1);
+
+    // Another image takes the name, and the old one has none.
+    assert!(list(&["dangling=true"]).is_empty());
+    import("one:1", "4");
+    eventually("an image dangles", || {
+        (list(&["dangling=true"]) == ["<none>:<none>"]).then_some(())
+    });
+    assert_eq!(list(&["dangling=false"]).len(), 4);
 }

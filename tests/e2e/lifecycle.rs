@@ -122,6 +122,31 @@ fn update_changes_what_the_node_has_reserved() {
     reserved("100 MiB / ");
     bed.docker.ok(&["rm", "-f", "box"]);
     reserved("0 B / ");
+
+    // I-RES-1
+    let here = "constraint:node==node-0";
+    bed.sleeper("runs", &["-m", "20m", "-e", here]);
+    reserved("20 MiB / ");
+    bed.script("ended", &["-m", "22m", "-e", here], "exit 0");
+    bed.await_state("ended", "exited");
+    reserved("42 MiB / ");
+    bed.docker.ok(&["rm", "-f", "runs"]);
+    reserved("22 MiB / ");
+    bed.docker.ok(&["rm", "ended"]);
+    reserved("0 B / ");
+}
+
+// I-RUN-1
+#[test]
+fn image_that_looks_like_an_id_is_refused() {
+    Bed::with_each_client(|bed| {
+        let image = "0123456789abcdef".repeat(4);
+        let error = bed.docker.refused(&["run", &image]);
+        assert!(
+            error.contains("cannot specify 64-byte hexadecimal strings"),
+            "{error}"
+        );
+    });
 }
 
 #[test]
@@ -198,4 +223,21 @@ fn missing_container_is_a_404_by_name() {
     let (status, body) = bed.manager.get("/containers/nobody/logs?stdout=1");
     assert_eq!(status, 404);
     assert!(body.contains("No such container: nobody"), "{body}");
+}
+
+// I-REN-1, I-REN-2
+#[test]
+fn container_is_renamed_unless_the_name_is_taken() {
+    let bed = Bed::new(&[]);
+    for name in ["one", "two"] {
+        bed.docker.ok(&["create", "--name", name, IMAGE]);
+    }
+    let id = bed.inspect("two", "{{.Id}}");
+    let error = bed.docker.refused(&["rename", "one", "two"]);
+    assert!(error.contains("Conflict"), "{error}");
+    bed.docker.refused(&["rename", "one", &id]);
+    bed.docker.ok(&["rename", "one", &id[..4]]);
+    assert_eq!(bed.inspect("two", "{{.Id}}"), id);
+    bed.docker.ok(&["rename", &id[..4], "three"]);
+    assert_eq!(bed.inspect("three", "{{.Name}}"), "/three");
 }

@@ -355,3 +355,37 @@ fn local_volumes_carry_their_node() {
         );
     });
 }
+
+// I-PS-8, I-PS-9
+#[test]
+fn ps_filters_by_health_and_task() {
+    let bed = Bed::new(&[]);
+    let check = |command: &'static str| {
+        [
+            "--health-interval=1s",
+            "--health-retries=1",
+            "--health-cmd",
+            command,
+        ]
+    };
+    bed.sleeper("well", &check("true"));
+    bed.sleeper("ill", &check("false"));
+    bed.sleeper("none", &["--label", "com.docker.swarm.task=t"]);
+    let names = |filter: &str| -> Vec<String> {
+        let names = bed.ps(&["--filter", filter]);
+        names
+            .iter()
+            .filter_map(|name| Some(name.split_once('/')?.1.to_owned()))
+            .collect()
+    };
+    for (health, name) in [("healthy", "well"), ("unhealthy", "ill")] {
+        eventually(&format!("{name} is {health}"), || {
+            (names(&format!("health={health}")) == [name]).then_some(())
+        });
+    }
+    assert_eq!(names("health=none"), ["none"]);
+    assert_eq!(names("is-task=true"), ["none"]);
+    let mut others = names("is-task=false");
+    others.sort();
+    assert_eq!(others, ["ill", "well"]);
+}

@@ -1,6 +1,6 @@
 //! Networks made, removed, and joined, on one node and across nodes.
 
-use crate::{bed::Bed, fleet::Fleet, manager::eventually};
+use crate::{bed::Bed, fleet::Fleet, http::exchange, manager::eventually};
 
 // I-NET-6, I-NET-7
 #[test]
@@ -88,4 +88,69 @@ fn containers_on_two_nodes_reach_each_other_by_name_over_a_swarms_overlay() {
             (bed.docker.run(&ping).code == 0).then_some(())
         });
     }
+}
+
+// I-RUN-6, I-RUN-7, I-NET-9, I-NET-10
+#[test]
+fn a_container_has_the_addresses_and_aliases_it_asked_for() {
+    let bed = Bed::new(&[]);
+    for (name, subnet) in [
+        ("node-1/lan", "10.99.1.0/24"),
+        ("node-1/far", "10.99.2.0/24"),
+    ] {
+        let create = [
+            "network", "create", "-d", "bridge", "--subnet", subnet, name,
+        ];
+        bed.docker.ok(&create);
+    }
+    let options = [
+        "--net",
+        "node-1/lan",
+        "--ip",
+        "10.99.1.42",
+        "--network-alias",
+        "www",
+    ];
+    bed.sleeper("web", &options);
+    let options = ["--ip", "10.99.2.43", "--alias", "distant"];
+    let mut connect = vec!["network", "connect"];
+    connect.extend(options);
+    connect.extend(["node-1/far", "web"]);
+    bed.docker.ok(&connect);
+    let networks = bed.inspect_json("web")["NetworkSettings"]["Networks"].clone();
+    for (network, address, alias) in [
+        ("lan", "10.99.1.42", "www"),
+        ("far", "10.99.2.43", "distant"),
+    ] {
+        assert_eq!(networks[network]["IPAddress"], address, "{networks}");
+        let aliases = networks[network]["Aliases"].as_array().expect("aliases");
+        assert!(aliases.iter().any(|own| own == alias), "{networks}");
+    }
+    // I-PS-7
+    assert_eq!(bed.ps(&["--filter", "network=far"]), ["node-1/web"]);
+    assert!(bed.ps(&["--filter", "network=host"]).is_empty());
+    // I-NET-4, and what is in use does not dangle.
+    let list = |filter: &str| {
+        let mut names =
+            bed.docker
+                .lines(&["network", "ls", "--format", "{{.Name}}", "--filter", filter]);
+        names.sort();
+        names
+    };
+    bed.docker
+        .ok(&["network", "create", "-d", "bridge", "node-0/farm"]);
+    assert_eq!(list("name=far"), ["node-0/farm", "node-1/far"]);
+    assert_eq!(list("dangling=true"), ["node-0/farm"]);
+    // I-NET-5
+    let error = bed.docker.refused(&["network", "inspect", "bridge"]);
+    assert!(error.to_lowercase().contains("no such network"), "{error}");
+    let (engine, skep) = (&*bed.fleet.addresses()[1], bed.manager.address());
+    let own = exchange(engine, "GET", "/networks/bridge", "");
+    let shown = exchange(skep, "GET", "/networks/node-1/bridge", "");
+    assert_eq!((own.status, own.body), (shown.status, shown.body));
+    // I-NET-2
+    let error = bed
+        .docker
+        .refused(&["network", "ls", "--filter", "type=foo"]);
+    assert!(error.contains("foo"), "{error}");
 }

@@ -1,6 +1,10 @@
 //! Which node a container lands on.
 
-use crate::{bed::Bed, fleet::Fleet, manager::eventually};
+use crate::{
+    bed::Bed,
+    fleet::{Fleet, IMAGE},
+    manager::eventually,
+};
 
 /// The first line of every refusal by a filter; the reasons follow line by line.
 pub const REFUSAL: &str = "Unable to find a node that satisfies the following conditions \n";
@@ -151,7 +155,7 @@ fn affinity_follows_an_image() {
     let bed = Bed::new(&[]);
     bed.fleet
         .engine(2)
-        .ok(&["tag", crate::fleet::IMAGE, "special:1"]);
+        .ok(&["tag", IMAGE, "special:1"]);
     eventually("the new tag is seen", || {
         bed.docker
             .lines(&["images", "-q", "special:1"])
@@ -251,4 +255,67 @@ fn random_places_somewhere() {
     let bed = Bed::new(&["--strategy", "random"]);
     bed.sleeper("c-a", &[]);
     assert!(bed.node_of("c-a").starts_with("node-"));
+}
+
+// I-RUN-8, I-RUN-9
+#[test]
+fn a_soft_constraint_gives_way_to_the_node_that_holds_the_image() {
+    let bed = Bed::new(&[]);
+    bed.fleet.engine(0).ok(&["tag", IMAGE, "only-here:1"]);
+    bed.await_image("only-here:1");
+    let run = |name: &str, constraint: &str| {
+        let constraint = format!("constraint:{constraint}");
+        bed.docker.run(&[
+            "run",
+            "-d",
+            "--name",
+            name,
+            "-e",
+            &constraint,
+            "only-here:1",
+            "true",
+        ])
+    };
+    // No registry has it, so that the pull on node-1 fails.
+    let soft = run("soft", "node==~node-1");
+    assert_eq!(soft.code, 0, "{soft:?}");
+    assert_eq!(bed.node_of("soft"), "node-0");
+    let labels = bed.inspect("soft", "{{json .Config.Labels}}");
+    assert!(!labels.contains("image=="), "{labels}");
+
+    let hard = run("hard", "node==node-1");
+    assert_ne!(hard.code, 0, "{hard:?}");
+    assert!(!hard.stderr.contains("Unable to find a node"), "{hard:?}");
+}
+
+// I-RUN-10, I-AFF-6, I-CON-2
+#[test]
+fn hard_rules_beat_soft_ones_of_another_kind() {
+    let bed = Bed::new(&[]);
+    bed.sleeper("c0", &["-e", "constraint:rack==b"]);
+    let near = "affinity:container==~c0";
+    assert_eq!(
+        bed.placed("c1", &["-e", "constraint:rack==b", "-e", near]),
+        "node-2"
+    );
+    assert_eq!(
+        bed.placed("c2", &["-e", "constraint:disk==ssd", "-e", near]),
+        "node-0"
+    );
+    bed.fleet.engine(1).ok(&["tag", IMAGE, "test:1"]);
+    bed.await_image("test:1");
+    let images = [
+        "-e",
+        "affinity:image==~not_exist",
+        "-e",
+        "affinity:image==test:1",
+    ];
+    assert_eq!(bed.placed("c3", &images), "node-1");
+    let rules = [
+        "-e",
+        "constraint:storagedriver==~not_exist",
+        "-e",
+        "constraint:node==node-2",
+    ];
+    assert_eq!(bed.placed("c4", &rules), "node-2");
 }

@@ -13,6 +13,7 @@ use crate::{
     bed::Bed,
     docker::Docker,
     fleet::{Fleet, IMAGE},
+    http::exchange,
     manager::eventually,
 };
 
@@ -209,4 +210,81 @@ fn what_a_client_sends_reaches_the_registry_and_wins() {
     let other = registry.image("mine:1");
     user.ok(&["tag", IMAGE, &other]);
     user.ok(&["push", &other]);
+}
+
+// I-PUL-2, I-RUN-3, I-RMI-5
+#[test]
+fn an_image_is_pulled_run_and_removed_by_its_digest() {
+    let fleet = Fleet::of_this_slot();
+    let registry = Registry::start(&fleet);
+    let image = registry.hold(&fleet.engine(0), "private:1");
+    let bed = Bed::over(fleet, &[]);
+    let user = bed
+        .docker
+        .with_env("DOCKER_CONFIG", registry.login(&bed.docker));
+    let digests = || {
+        let repository = registry.image("private");
+        user.lines(&[
+            "images",
+            "--digests",
+            "--format",
+            "{{.Digest}}",
+            &repository,
+        ])
+    };
+    user.ok(&["pull", &image]);
+    let digest = digests().remove(0);
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    user.ok(&["rmi", &image]);
+    assert!(digests().is_empty());
+
+    let by_digest = format!("{}@{digest}", registry.image("private"));
+    user.ok(&["pull", &by_digest]);
+    assert_eq!(digests(), [digest]);
+    assert_eq!(
+        user.ok(&["run", "--rm", &by_digest, "echo", "sweet"]),
+        "sweet"
+    );
+    user.ok(&["rmi", &by_digest]);
+    assert!(digests().is_empty());
+}
+
+#[test]
+fn a_pull_that_names_nodes_is_done_by_them() {
+    let fleet = Fleet::of_this_slot();
+    let registry = Registry::start(&fleet);
+    let image = registry.hold(&fleet.engine(0), "private:1");
+    let login = format!("username = \"{USER}\"\npassword-file = \"password\"");
+    let option = format!("--config={}", config(&registry, &login));
+    let bed = Bed::over(fleet, &[&option]);
+    let (name, tag) = image.rsplit_once(':').expect("a tag");
+    let path = format!("/images/create?fromImage={name}&tag={tag}&constraint=disk==hdd");
+    let pulled = exchange(bed.manager.address(), "POST", &path, "");
+    assert_eq!(pulled.status, 200, "{pulled:?}");
+    let holders: Vec<usize> = (0..3)
+        .filter(|&node| {
+            !bed.fleet
+                .engine(node)
+                .ok(&["images", "-q", &image])
+                .is_empty()
+        })
+        .collect();
+    assert_eq!(holders, [1, 2]);
+}
+
+// I-POR-2
+#[test]
+fn parallel_runs_of_an_image_that_no_node_has_all_succeed() {
+    let fleet = Fleet::of_this_slot();
+    let registry = Registry::start(&fleet);
+    let image = registry.hold(&fleet.engine(0), "private:1");
+    let login = format!("username = \"{USER}\"\npassword-file = \"password\"");
+    let option = format!("--config={}", config(&registry, &login));
+    let bed = Bed::over(fleet, &[&option]);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| bed.docker.ok(&["run", "-d", "-p", "8888", &image, "true"]));
+        }
+    });
+    assert_eq!(bed.ps(&["-a"]).len(), 3);
 }

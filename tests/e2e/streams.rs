@@ -238,3 +238,21 @@ fn container_whose_name_is_part_of_the_path_is_reached() {
         assert_eq!(bed.docker.ok(&["exec", name, "echo", "yes"]), "yes");
     }
 }
+
+// I-ATT-2
+#[test]
+fn websocket_is_opened_to_the_container() {
+    use std::io::{Read, Write};
+    let bed = Bed::new(&[]);
+    bed.sleeper("web", &[]);
+    let mut stream = std::net::TcpStream::connect(bed.manager.address()).expect("a connection");
+    let deadline = Some(std::time::Duration::from_secs(60));
+    stream.set_read_timeout(deadline).expect("a deadline");
+    let request = "GET /containers/web/attach/ws?stream=1&stdout=1 HTTP/1.1\r\nHost: e2e\r\n\
+                   Origin: http://e2e\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 101");
+}

@@ -63,3 +63,37 @@ fn a_whitelist_label_says_which_nodes_get_the_volume() {
     assert_eq!(names(&bed, filter), ["node-1/some", "node-2/some"]);
     assert!(names(&bed, "label=other").is_empty());
 }
+
+// I-VOL-1, I-PS-6
+#[test]
+fn volumes_are_counted_where_they_are() {
+    let bed = Bed::new(&[]);
+    bed.sleeper(
+        "one",
+        &["-v", "/anonymous", "-e", "constraint:node==node-0"],
+    );
+    bed.sleeper(
+        "two",
+        &["-v", "named:/data", "-e", "constraint:node==node-1"],
+    );
+    bed.docker.ok(&["volume", "create", "testsubstrvol"]);
+    assert_eq!(names(&bed, "name=substr").len(), 3);
+    assert_eq!(names(&bed, "node=node-0").len(), 2);
+    assert_eq!(names(&bed, "node=node-1").len(), 2);
+    assert_eq!(names(&bed, "node=node-2"), ["node-2/testsubstrvol"]);
+    for filter in ["volume=named", "volume=/data"] {
+        assert_eq!(bed.ps(&["--filter", filter]), ["node-1/two"]);
+    }
+    assert_eq!(bed.ps(&["--filter", "volume=/anonymous"]), ["node-0/one"]);
+}
+
+// I-RUN-11
+#[test]
+fn a_volume_driver_that_no_engine_has_is_refused_in_the_engines_words() {
+    let bed = Bed::new(&[]);
+    let error = bed.refused(&["--volume-driver", "nothere", "-v", "data:/data"]);
+    assert!(
+        error.contains("nothere") && error.contains("not found"),
+        "{error}"
+    );
+}

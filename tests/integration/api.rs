@@ -433,6 +433,28 @@ async fn only_routes_of_the_docker_api_are_not_supported_yet() {
     );
 }
 
+// U-API-1
+#[tokio::test]
+async fn browsers_of_other_origins_are_answered_if_that_is_wanted() {
+    for cors in [true, false] {
+        let bench = Bench::start(1, 0).await;
+        let daemon = Daemon::listening(bench, Listener::Tcp, None, |options| {
+            options.cors = cors;
+        })
+        .await;
+        let (status, headers, _) = daemon.call(Method::OPTIONS, "/version", "").await;
+        let expected = if cors {
+            StatusCode::OK
+        } else {
+            StatusCode::NOT_FOUND
+        };
+        assert_eq!(status, expected);
+        assert_eq!(headers.contains_key("access-control-allow-origin"), cors);
+        let (_, _, body) = daemon.call(Method::GET, "/_ping", "").await;
+        assert_eq!(body, "OK");
+    }
+}
+
 #[tokio::test]
 async fn nodes_are_asked_anew_before_a_list_if_that_is_wanted() {
     let bench = Bench::start(2, 0).await;

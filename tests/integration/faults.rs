@@ -172,3 +172,40 @@ async fn a_pull_that_hangs_ends_the_create_and_gives_the_name_back() {
         .await;
     bench.create("web", body).await.unwrap();
 }
+
+// U-ENG-12
+#[tokio::test]
+async fn a_container_that_vanishes_before_it_is_inspected_does_not_spoil_the_list() {
+    const INSPECT: &str = "GET /containers/{id}/json";
+    let bench = Bench::start(1, 0).await;
+    bench.create("stays", BODY).await.unwrap();
+    let engine = bench.fleet.engine(0);
+    let fault = Fault::Latency {
+        base: Duration::from_millis(500),
+        jitter: Duration::ZERO,
+    };
+    engine.set_fault_on(INSPECT, fault);
+    let before = engine.requests(INSPECT);
+    let vanish = async {
+        // It counts as it arrives, and is answered later.
+        engine
+            .wait_for(|engine| engine.requests(INSPECT) > before)
+            .await;
+        assert!(engine.remove_silently("goes"));
+    };
+    let both = async { tokio::join!(bench.create("goes", BODY), vanish) };
+    let (created, ()) = tokio::time::timeout(PATIENCE, both).await.unwrap();
+    created.unwrap();
+    bench
+        .until("the other container alone is left", |snapshot| {
+            snapshot.container("goes").is_none() && snapshot.container("stays").is_some()
+        })
+        .await;
+    assert!(
+        bench
+            .cluster
+            .snapshot()
+            .nodes()
+            .all(|node| node.inventory.is_healthy())
+    );
+}

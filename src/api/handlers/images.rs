@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use chrono::Utc;
 use http::Request;
 use hyper::body::Incoming;
 
 use super::{Answer, Context, engine_path, json, parse_version};
 use crate::{
-    api::{error::ApiError, list_filters::ListFilters, proxy::Aftermath, query::Query},
+    api::{
+        error::ApiError, event_filter, list_filters::ListFilters, proxy::Aftermath, query::Query,
+    },
     cluster::snapshot::{Node, Snapshot},
     engine::{
         inventory::{
@@ -22,7 +25,15 @@ pub mod load;
 pub mod names;
 
 /// The filters this list knows.
-const KNOWN: [&str; 6] = ["reference", "label", "dangling", "before", "since", "node"];
+const KNOWN: [&str; 7] = [
+    "reference",
+    "label",
+    "dangling",
+    "before",
+    "since",
+    "until",
+    "node",
+];
 
 /// From this API version on the parameter `filter` is gone.
 const WITHOUT_FILTER: (u32, u32) = (1, 28);
@@ -52,6 +63,10 @@ pub fn list(context: &Context, version: Option<&str>, query: &Query) -> Answer {
     };
     let before = created("before")?;
     let since = created("since")?;
+    let until = match filters.get("until") {
+        [] => None,
+        [text, ..] => event_filter::time(text, Utc::now())?,
+    };
     let mut merged: BTreeMap<String, Merged> = BTreeMap::new();
     for node in snapshot.validated() {
         let name = node.inventory.name();
@@ -69,6 +84,7 @@ pub fn list(context: &Context, version: Option<&str>, query: &Query) -> Answer {
             if wanted
                 && before.is_none_or(|before| image.created < before)
                 && since.is_none_or(|since| image.created > since)
+                && until.is_none_or(|nanos| image.created < nanos.div_euclid(1_000_000_000))
                 && filters.labels("label", &image.labels)
                 && (references.is_empty() || references.iter().any(|r| is_familiar(image, r)))
             {

@@ -13,14 +13,16 @@ use crate::{
         proxy::Aftermath,
         query::Query,
     },
-    cluster::snapshot::Node,
+    cluster::snapshot::{Node, Snapshot},
     engine::{inventory::Network, raw::RawObject},
 };
 
 pub mod change;
 
 /// The filters this list knows.
-const KNOWN: [&str; 7] = ["name", "id", "type", "label", "driver", "node", "scope"];
+const KNOWN: [&str; 8] = [
+    "name", "id", "type", "label", "driver", "node", "scope", "dangling",
+];
 
 /// Networks that every engine has.
 const BUILT_IN: [&str; 3] = ["none", "host", "bridge"];
@@ -37,12 +39,15 @@ pub fn list(context: &Context, query: &Query) -> Answer {
             )));
         }
     }
+    let dangling = filters.boolean("dangling")?;
     let for_compose = compose::asks(&filters);
     let mut entries: Vec<RawObject> = Vec::new();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for node in snapshot.validated() {
         for network in node.inventory.networks.iter() {
-            if !wants(&filters, node, network) {
+            let is_asked_for = wants(&filters, node, network)
+                && dangling.is_none_or(|wanted| is_dangling(&snapshot, network) == wanted);
+            if !is_asked_for {
                 continue;
             }
             if let Some(index) = seen.get(&network.id) {
@@ -83,6 +88,16 @@ fn wants(filters: &ListFilters, node: &Node, network: &Network) -> bool {
         && filters.any("node", |value| node.inventory.name() == value)
 }
 
+/// Whether nothing uses a network, as engines understand it: their own three never dangle.
+fn is_dangling(snapshot: &Snapshot, network: &Network) -> bool {
+    let mut containers = snapshot
+        .validated()
+        .into_iter()
+        .flat_map(|node| node.inventory.containers.values());
+    !BUILT_IN.contains(&network.name.as_str())
+        && !containers.any(|container| container.networks.values().any(|id| *id == network.id))
+}
+
 /// Adds the endpoints that another node knows of the same network.
 fn merge_endpoints(entry: &mut RawObject, other: &Network) -> Result<(), ApiError> {
     let mut endpoints = entry.object("Containers")?;
@@ -120,7 +135,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cluster::snapshot::Snapshot;
 
     fn snapshot() -> Snapshot {
         let mut nodes = Vec::new();
