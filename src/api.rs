@@ -17,7 +17,7 @@
 //! on as it came; what the cluster adds (the node, addresses, a status after the engine died) is
 //! put into the engine's JSON without decoding the rest.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 mod builders;
 mod duration;
@@ -34,7 +34,7 @@ mod router;
 mod server;
 mod tunnel;
 
-pub use self::server::{BindError, Listener, bind, serve};
+pub use self::server::{BindError, Listener, UnixSocket, bind, serve};
 
 /// The newest API version that is advertised, whatever the engines speak.
 pub const MAX_API_VERSION: (u32, u32) = (1, 51);
@@ -51,4 +51,17 @@ pub struct Options {
     pub max_body_bytes: usize,
     /// How long requests may go on after shutdown began.
     pub grace_period: Duration,
+    /// Most client connections at a time on each address, tunnels included.
+    pub max_connections: NonZeroUsize,
+    /// How long the head of a request may take, from its first byte; for the first request from
+    /// when the client connected.
+    pub head_timeout: Duration,
+    /// How long a connection may idle between two requests.
+    pub idle_timeout: Duration,
+    /// Whether the daemon shows itself as experimental.
+    pub experimental: bool,
+    /// Whether a list of containers with the filter `node` first asks those nodes anew.
+    pub refresh_on_node_filter: bool,
+    /// The value of the filter `name` for which all nodes are asked anew; empty if there is none.
+    pub refresh_name_filter: String,
 }

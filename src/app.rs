@@ -3,7 +3,9 @@
 //! Everything that can go wrong at start does so before the daemon says it is ready: the
 //! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
-use std::num::NonZeroUsize;
+mod nodes;
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,21 +21,34 @@ use crate::{
     },
     engine::{inventory::container, transport},
     plugin::{self, Kind, Loader, Spec},
+    registry::Registries,
     scheduler::Scheduler,
     signal::Shutdown,
+    tls,
 };
+
+pub use nodes::{join, list};
+
+/// How often the files of TLS are looked at for changes.
+const RELOAD_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until `shutdown`, then lets requests finish.
 ///
 /// # Errors
 ///
-/// What keeps the daemon from starting: a plugin that cannot be loaded, an address that cannot be
-/// bound, no discovery.
+/// What keeps the daemon from starting: a certificate that cannot be used, a plugin that cannot be
+/// loaded, an address that cannot be bound, no discovery.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let Certificates {
+        reloader,
+        server,
+        engines,
+    } = Certificates::read(&config)?;
+    let group = config.api.socket_group.as_deref();
     let listeners = config
         .listen
         .iter()
-        .map(api::bind)
+        .map(|address| api::bind(address, server.as_ref(), group))
         .collect::<Result<Vec<_>, _>>()?;
     let missing = config.missing_files();
     if !missing.is_empty() {
@@ -63,17 +78,24 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     // Cancelled after the API has drained: requests under way still need the cluster.
     let stop_cluster = CancellationToken::new();
     let cluster = Cluster::start(
-        cluster_options(&config),
+        cluster_options(&config, engines),
         Scheduler::new(plugins.filters, strategy),
         backend,
         &tasks,
         &stop_cluster,
     )
     .context("cannot start the cluster's threads")?;
+    tasks.spawn(reloader.run(RELOAD_PAUSE, shutdown.reload(), stop_cluster.clone()));
     let options = api::Options {
         cors: config.api.cors,
         max_body_bytes: usize::try_from(config.api.max_body_bytes).unwrap_or(usize::MAX),
         grace_period: config.grace_period,
+        max_connections: config.api.max_connections,
+        head_timeout: config.api.head_timeout,
+        idle_timeout: config.api.idle_timeout,
+        experimental: config.api.experimental,
+        refresh_on_node_filter: config.api.refresh_on_node_filter,
+        refresh_name_filter: config.api.refresh_name_filter.clone(),
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -94,13 +116,45 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cluster_options(config: &Config) -> cluster::Options {
+/// Says what is wrong with the files of TLS, which the configuration itself does not look into.
+///
+/// # Errors
+///
+/// What would keep the daemon from starting.
+pub fn check_certificates(config: &Config) -> anyhow::Result<()> {
+    Certificates::read(config)?;
+    Ok(())
+}
+
+/// What the files of TLS hold.
+struct Certificates {
+    reloader: tls::Reloader,
+    server: Option<tls::Server>,
+    engines: tls::Engines,
+}
+
+impl Certificates {
+    fn read(config: &Config) -> Result<Self, tls::TlsError> {
+        let mut reloader = tls::Reloader::default();
+        let server = config.api.tls.as_ref();
+        let server = server.map(|files| reloader.server(files)).transpose()?;
+        let engines = reloader.engines(&config.engine)?;
+        Ok(Self {
+            reloader,
+            server,
+            engines,
+        })
+    }
+}
+
+fn cluster_options(config: &Config, tls: tls::Engines) -> cluster::Options {
     cluster::Options {
         limits: transport::Limits {
             connect_timeout: config.engine.connect_timeout,
             max_connections: config.engine.max_connections.get(),
             max_idle: config.engine.max_idle_connections,
         },
+        tls,
         request_timeout: config.engine.request_timeout,
         refresh_min: config.engine.refresh_min_interval,
         refresh_max: config.engine.refresh_max_interval,
@@ -113,6 +167,7 @@ fn cluster_options(config: &Config) -> cluster::Options {
         },
         event_queue: NonZeroUsize::get(config.api.event_queue),
         heartbeat: config.discovery.heartbeat,
+        registries: Arc::new(Registries::new(config.registries.clone())),
         strategy: config.scheduler.strategy.clone(),
         filters: config.scheduler.filters.clone(),
     }

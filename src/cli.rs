@@ -1,23 +1,32 @@
 //! The command line: options and commands, compatible with classic Swarm.
 //!
 //! Options may stand anywhere, with one dash or two. [`parse`] turns a command line into an
-//! [`Invocation`]: the effective configuration, or a text to print. It reads the config file and
-//! does nothing else; `main` acts on the result.
+//! [`Invocation`]: the effective configuration, or a text to print. It reads the config file, and
+//! what that names if it shall be checked, and does nothing else; `main` acts on the result.
 
+mod address;
 mod argv;
 mod manage;
+mod nodes;
+mod tls;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::app;
 use crate::cli::manage::ManageArgs;
-use crate::config::log::LogLevel;
+use crate::cli::nodes::{CreateArgs, JoinArgs, ListArgs};
+use crate::config::log::{LogFormat, LogLevel};
 use crate::config::{Config, ConfigError};
 
 pub use crate::cli::manage::OptionError;
+pub use crate::cli::nodes::NodesError;
+pub use crate::cli::tls::TlsOptionError;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -26,6 +35,28 @@ pub enum Invocation {
     Print(String),
     /// Run the daemon.
     Manage(Box<Manage>),
+    /// Print the discovered nodes.
+    List(Box<List>),
+    /// Register a node until told to stop.
+    Join(Box<Join>),
+}
+
+/// What `skep list` is to do.
+#[derive(Debug)]
+pub struct List {
+    /// It has a discovery URL.
+    pub config: Config,
+    /// How long to wait for the first answer.
+    pub timeout: Duration,
+}
+
+/// What `skep join` is to do.
+#[derive(Debug)]
+pub struct Join {
+    /// It has a discovery URL.
+    pub config: Config,
+    /// Time between two registrations.
+    pub heartbeat: Duration,
 }
 
 /// The daemon's configuration, from the file and the command line.
@@ -46,6 +77,17 @@ pub struct Environment {
     pub swarm_host: Option<String>,
     /// `SWARM_DISCOVERY`, a discovery URL.
     pub swarm_discovery: Option<String>,
+    /// `SWARM_ADVERTISE`, the address of `skep join`.
+    pub swarm_advertise: Option<String>,
+}
+
+/// What the options are read against.
+struct Context<'a> {
+    /// The name the program was started by, without its directory.
+    program: &'a str,
+    environment: &'a Environment,
+    /// Where relative paths start.
+    here: &'a Path,
 }
 
 /// Why the command line cannot be followed.
@@ -57,12 +99,18 @@ pub enum CliError {
     /// An option's value is wrong.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// An option of `list`, `join` or `create` is wrong.
+    #[error(transparent)]
+    Nodes(#[from] NodesError),
     /// The file of `--config` is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// `--check-config` misses files, one line each.
     #[error("{}", .0.join("\n"))]
     MissingFiles(Vec<String>),
+    /// `--check-config` cannot use a certificate or its key.
+    #[error("{0}")]
+    Certificates(String),
     /// The configuration cannot be printed.
     #[error("cannot print the configuration: {0}")]
     Dump(#[from] toml::ser::Error),
@@ -86,6 +134,14 @@ struct Cli {
     #[arg(long, short, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 
+    /// Show the daemon as experimental; nothing else changes
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    experimental: Option<bool>,
+
+    /// Shape of a log line: text or json [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = parse_log_format)]
+    log_format: Option<LogFormat>,
+
     /// Print the version
     #[arg(long, short = 'v', global = true, action = clap::ArgAction::Version)]
     version: Option<bool>,
@@ -99,22 +155,15 @@ enum Command {
     /// Run the manager
     #[command(visible_alias = "m")]
     Manage(Box<ManageArgs>),
-    /// Register this node in discovery (not supported yet)
+    /// Register this node in discovery until told to stop
     #[command(visible_alias = "j")]
-    Join(AnyArgs),
-    /// Print the discovered nodes (not supported yet)
+    Join(JoinArgs),
+    /// Print the discovered nodes
     #[command(visible_alias = "l")]
-    List(AnyArgs),
-    /// Create a cluster token (not supported yet)
+    List(ListArgs),
+    /// Create a cluster token (refused: the service that kept tokens was shut down)
     #[command(visible_alias = "c")]
-    Create(AnyArgs),
-}
-
-/// Takes whatever follows a command that does not exist yet.
-#[derive(Debug, clap::Args)]
-struct AnyArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _rest: Vec<OsString>,
+    Create(CreateArgs),
 }
 
 // Scripts look for `version X.Y.Z` after the name of the program.
@@ -129,54 +178,94 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     environment: &Environment,
 ) -> Result<Invocation, CliError> {
-    let args = argv::normalize(args, &Cli::command());
+    let command = Cli::command();
+    let args = argv::normalize(args, &command);
+    let program = usage::program(&args);
+    if let Some((second, first)) = argv::two_forms(&args, &command) {
+        return Err(CliError::Usage(format!(
+            "Cannot use two forms of the same flag: {second} {first}"
+        )));
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error)
             if error.use_stderr()
                 && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
         {
-            let text = error.to_string();
-            let text = text.strip_prefix("error: ").unwrap_or(&text);
-            return Err(CliError::Usage(text.trim_end().to_owned()));
+            return Err(CliError::Usage(usage::mistake(&error)));
         }
-        // Help and version are errors to clap only.
+        Err(error) if error.kind() == ErrorKind::DisplayVersion => {
+            return Ok(Invocation::Print(format!("{program} {VERSION}")));
+        }
+        // Help is an error to clap only.
         Err(error) => return Ok(Invocation::Print(error.to_string())),
     };
-    let args = match cli.command {
-        Command::Manage(args) => args,
-        Command::Join(_) => return Err(OptionError::Command("join").into()),
-        Command::List(_) => return Err(OptionError::Command("list").into()),
-        Command::Create(_) => return Err(OptionError::Command("create").into()),
+    let here = std::path::absolute(".").unwrap_or_else(|_| Path::new("/").to_owned());
+    let context = Context {
+        program: &program,
+        environment,
+        here: &here,
     };
+    match &cli.command {
+        Command::Manage(args) => manage(&cli, args, &context),
+        Command::List(args) => {
+            let mut list = args.apply(&context)?;
+            cli.apply_log(environment, &mut list.config)?;
+            Ok(Invocation::List(Box::new(list)))
+        }
+        Command::Join(args) => {
+            let mut join = args.apply(&context)?;
+            cli.apply_log(environment, &mut join.config)?;
+            Ok(Invocation::Join(Box::new(join)))
+        }
+        Command::Create(args) => Err(args.refusal(&context).into()),
+    }
+}
 
+fn manage(cli: &Cli, args: &ManageArgs, context: &Context<'_>) -> Result<Invocation, CliError> {
     let mut config = match &args.config {
         Some(path) => Config::load(path)?,
         None => Config::default(),
     };
-    let debug = cli.debug.or_else(|| {
-        // A DEBUG that is meant for another program must not stop this one.
-        parse_bool(environment.debug.as_deref()?).ok()
-    });
-    if debug == Some(true) {
-        config.log.level = LogLevel::debug();
+    cli.apply_log(context.environment, &mut config)?;
+    if let Some(experimental) = cli.experimental {
+        config.api.experimental = experimental;
     }
-    if let Some(level) = &cli.log_level {
-        config.log.level = level.parse().map_err(OptionError::LogLevel)?;
-    }
-    let here = std::path::absolute(".").unwrap_or_else(|_| Path::new("/").to_owned());
-    let warnings = args.apply(environment, &here, &mut config)?;
+    let warnings = args.apply(context, &mut config)?;
 
     if args.check_config {
-        return match config.missing_files() {
-            missing if missing.is_empty() => Ok(Invocation::Print("config is valid".to_owned())),
-            missing => Err(CliError::MissingFiles(missing)),
-        };
+        let missing = config.missing_files();
+        if !missing.is_empty() {
+            return Err(CliError::MissingFiles(missing));
+        }
+        app::check_certificates(&config)
+            .map_err(|error| CliError::Certificates(error.to_string()))?;
+        return Ok(Invocation::Print("config is valid".to_owned()));
     }
     if args.dump_config {
         return Ok(Invocation::Print(config.dump()?));
     }
     Ok(Invocation::Manage(Box::new(Manage { config, warnings })))
+}
+
+impl Cli {
+    /// Puts the logging options on top of `config`.
+    fn apply_log(&self, environment: &Environment, config: &mut Config) -> Result<(), OptionError> {
+        let debug = self.debug.or_else(|| {
+            // A DEBUG that is meant for another program must not stop this one.
+            parse_bool(environment.debug.as_deref()?).ok()
+        });
+        if debug == Some(true) {
+            config.log.level = LogLevel::debug();
+        }
+        if let Some(level) = &self.log_level {
+            config.log.level = level.parse().map_err(OptionError::LogLevel)?;
+        }
+        if let Some(format) = self.log_format {
+            config.log.format = format;
+        }
+        Ok(())
+    }
 }
 
 impl Environment {
@@ -187,7 +276,16 @@ impl Environment {
             debug: read("DEBUG"),
             swarm_host: read("SWARM_HOST"),
             swarm_discovery: read("SWARM_DISCOVERY"),
+            swarm_advertise: read("SWARM_ADVERTISE"),
         }
+    }
+}
+
+fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("write text or json".to_owned()),
     }
 }
 

@@ -32,7 +32,9 @@ use crate::{
         transport::Limits,
     },
     model::address::EngineAddr,
+    registry::Registries,
     scheduler::Scheduler,
+    tls,
 };
 
 pub mod build;
@@ -55,6 +57,8 @@ use self::{
 pub struct Options {
     /// Bounds on connections to each engine.
     pub limits: Limits,
+    /// Which engines are spoken to over TLS.
+    pub tls: tls::Engines,
     /// Deadline of the manager's own calls to an engine.
     pub request_timeout: Duration,
     /// Shortest wait between two re-lists of a healthy engine.
@@ -73,6 +77,8 @@ pub struct Options {
     pub event_queue: usize,
     /// How long one step of discovery may wait for news.
     pub heartbeat: Duration,
+    /// Credentials for registries, where clients send none.
+    pub registries: Arc<Registries>,
     /// The strategy's name.
     pub strategy: String,
     /// The filters' names, in order.
@@ -125,6 +131,7 @@ impl Cluster {
         let monitors = Monitors::new(
             crate::engine::monitor::Options {
                 limits: options.limits.clone(),
+                tls: options.tls.clone(),
                 request_timeout: options.request_timeout,
                 refresh_min: options.refresh_min,
                 refresh_max: options.refresh_max,
@@ -272,15 +279,7 @@ impl Cluster {
         let mut answers = futures_util::stream::iter(healthy.into_iter().map(|node| {
             let path = path.clone();
             async move {
-                let answer = node
-                    .client
-                    .call(
-                        http::Method::GET,
-                        &path,
-                        &http::HeaderMap::new(),
-                        bytes::Bytes::new(),
-                    )
-                    .await;
+                let answer = node.client.call(http::Method::GET, &path).await;
                 answer.is_ok().then_some(node)
             }
         }))

@@ -16,9 +16,11 @@ pub mod log;
 pub mod mistakes;
 pub mod plugin;
 pub mod plugin_host;
+pub mod registries;
 pub mod scheduler;
 mod section;
 pub mod size;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ use crate::config::log::Log;
 use crate::config::mistakes::{Mistake, Mistakes, closest, line_at};
 use crate::config::plugin::{Plugin, PluginKind, Source};
 use crate::config::plugin_host::PluginHost;
+use crate::config::registries::Credentials;
 use crate::config::scheduler::Scheduler;
 use crate::config::section::Section;
 
@@ -61,6 +64,8 @@ pub struct Config {
     pub discovery: Discovery,
     /// What all plugins share.
     pub plugin_host: PluginHost,
+    /// Credentials for registries, by `host` or `host:port`.
+    pub registries: BTreeMap<String, Credentials>,
     // Invariant: holds every built-in, and every name that `scheduler` and `discovery` mention.
     plugins: BTreeMap<String, Plugin>,
 }
@@ -148,11 +153,14 @@ impl Config {
             listen,
             grace_period: section.text("grace-period", default.grace_period, duration::parse),
             log: section.table("log", Log::read),
-            api: section.table("api", Api::read),
-            engine: section.table("engine", Engine::read),
+            api: section.table("api", |api| Api::read(api, base)),
+            engine: section.table("engine", |engine| Engine::read(engine, base)),
             scheduler: section.table("scheduler", Scheduler::read),
             discovery,
             plugin_host,
+            registries: section.table("registries", |registries| {
+                Credentials::read_all(registries, base)
+            }),
             plugins: section.table("plugins", |plugins| Plugin::read_all(plugins, base)),
         }
     }
@@ -193,8 +201,43 @@ impl Config {
         Some(plugin)
     }
 
-    /// Returns one sentence for each plugin file that does not exist.
+    /// Returns one sentence for each file that the configuration names and that does not exist.
     pub fn missing_files(&self) -> Vec<String> {
+        let registries = self.registries.iter().filter_map(|(host, credentials)| {
+            let (key, path) = credentials.file()?;
+            Some((format!("registries.{host}.{key}"), path))
+        });
+        let files = self.tls_files().into_iter().chain(registries);
+        let missing = files.filter(|(_, path)| !path.is_file());
+        let missing = missing.map(|(key, path)| format!("{key}: no file `{}`", path.display()));
+        self.missing_plugins().into_iter().chain(missing).collect()
+    }
+
+    /// The files of TLS, each with its key.
+    fn tls_files(&self) -> Vec<(String, &Path)> {
+        let mut named: Vec<(String, &str, Option<&PathBuf>)> = Vec::new();
+        if let Some(tls) = &self.api.tls {
+            let table = || "api.tls".to_owned();
+            named.push((table(), "cert", Some(&tls.cert)));
+            named.push((table(), "key", Some(&tls.key)));
+            named.push((table(), "client-ca", tls.client_ca.as_ref()));
+        }
+        let all = self.engine.tls.iter();
+        let all = all.map(|tls| ("engine.tls".to_owned(), tls));
+        let single = self.engine.tls_for.iter();
+        let single = single.map(|(addr, tls)| (format!("engine.tls-for.\"{addr}\""), tls));
+        for (table, tls) in all.chain(single) {
+            named.push((table.clone(), "ca", tls.ca.as_ref()));
+            named.push((table.clone(), "cert", tls.cert.as_ref()));
+            named.push((table, "key", tls.key.as_ref()));
+        }
+        let files = named.into_iter();
+        files
+            .filter_map(|(table, key, path)| Some((format!("{table}.{key}"), path?.as_path())))
+            .collect()
+    }
+
+    fn missing_plugins(&self) -> Vec<String> {
         self.plugins
             .values()
             .filter_map(|plugin| match &plugin.source {
@@ -280,6 +323,7 @@ impl Default for Config {
             scheduler: Scheduler::default(),
             discovery: Discovery::default(),
             plugin_host: PluginHost::default(),
+            registries: BTreeMap::new(),
             plugins: plugin::builtins(),
         }
     }

@@ -21,15 +21,14 @@
 //! | layer | modules | may import |
 //! |---|---|---|
 //! | 0 | `model`, `signal` | nothing of ours |
-//! | 1 | `config`, `tls`, `telemetry` | `model` (`tls`, `telemetry` also `config`) |
-//! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `scheduler` only `model` |
+//! | 1 | `config`, `registry`, `tls`, `telemetry` | `model` (all but `config` also `config`) |
+//! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `engine` also `registry`; `scheduler` only `model` |
 //! | 3 | `cluster`, `plugin` | layers 0-2; never each other |
 //! | 4 | `api`, `admin`, `agent` | `api`, `admin`: layers 0-2 and `cluster`; `agent`: `store`, `volume`, `discovery` and below |
 //! | 5 | `app` | everything: the one file where `cluster` and `plugin` meet |
 //! | 6 | `cli`, `main` | `config`, `app`, `telemetry`, `signal` |
 //!
-//! `tls`, `store`, `volume`, `admin`, and `agent` are planned and not there yet; where TLS comes in
-//! is said in [`engine::transport`].
+//! `store`, `volume`, `admin`, and `agent` are planned and not there yet.
 //!
 //! Traits belong to their caller: [`scheduler::Filter`], [`scheduler::Strategy`],
 //! [`discovery::Backend`]. `plugin` implements them from outside, so the scheduler never learns
@@ -79,9 +78,11 @@ pub mod discovery;
 pub mod engine;
 pub mod model;
 pub mod plugin;
+pub mod registry;
 pub mod scheduler;
 pub mod signal;
 pub mod telemetry;
+pub mod tls;
 
 #[cfg(test)]
 mod layers;

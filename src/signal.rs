@@ -1,6 +1,9 @@
-//! Turns Unix signals into an orderly shutdown.
+//! Turns Unix signals into an orderly shutdown, and into a wish to read files again.
+
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -8,6 +11,7 @@ use tracing::{info, warn};
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     token: CancellationToken,
+    reload: Arc<Notify>,
 }
 
 impl Shutdown {
@@ -18,7 +22,7 @@ impl Shutdown {
 
     /// Returns a handle that SIGTERM or SIGINT fires; a second one ends the process at once.
     ///
-    /// SIGHUP is logged and ignored. The task that listens lives as long as the runtime.
+    /// SIGHUP notifies [`Shutdown::reload`]. The task that listens lives as long as the runtime.
     ///
     /// # Errors
     ///
@@ -39,7 +43,8 @@ impl Shutdown {
                     _ = terminate.recv() => ("SIGTERM", 143),
                     _ = interrupt.recv() => ("SIGINT", 130),
                     _ = hangup.recv() => {
-                        info!("ignoring SIGHUP, the configuration is read at start only");
+                        info!("SIGHUP: certificates are read again, the configuration is not");
+                        fired.reload.notify_one();
                         continue;
                     }
                 };
@@ -77,5 +82,10 @@ impl Shutdown {
     /// does not begin it.
     pub fn token(&self) -> CancellationToken {
         self.token.child_token()
+    }
+
+    /// Returns what is notified whenever files shall be read again at once. One task may wait.
+    pub fn reload(&self) -> Arc<Notify> {
+        Arc::clone(&self.reload)
     }
 }

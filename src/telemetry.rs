@@ -1,4 +1,4 @@
-//! Sets up logging: to standard output, as classic Swarm does.
+//! Sets up logging: to standard error, so that what a command prints stays clean.
 
 use tracing_subscriber::EnvFilter;
 
@@ -34,11 +34,11 @@ pub fn init(log: &Log) -> Result<(), TelemetryError> {
         })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stdout);
+        .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => {
-            let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
             builder.with_ansi(terminal).try_init()
         }
     }

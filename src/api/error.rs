@@ -12,6 +12,7 @@ use crate::{
         raw::MemberError,
         transport::{self, Body, TransportError},
     },
+    registry::RegistryError,
 };
 
 /// What a client gets instead of an answer.
@@ -139,6 +140,7 @@ impl From<TransportError> for ApiError {
         let status = match error {
             TransportError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             TransportError::Connect { .. }
+            | TransportError::Tls { .. }
             | TransportError::Lost { .. }
             | TransportError::Timeout { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -156,12 +158,19 @@ impl From<ClientError> for ApiError {
     }
 }
 
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
 impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         match error {
             CreateError::NameTaken(_) => Self::with_status(StatusCode::CONFLICT, error.to_string()),
             CreateError::Body(error) => error.into(),
             CreateError::Engine(error) => error.into(),
+            CreateError::Registry(error) => error.into(),
             CreateError::Policy(_) | CreateError::Schedule(_) | CreateError::NodeGone => {
                 Self::internal(error.to_string())
             }

@@ -35,6 +35,21 @@ pub fn healthy(snapshot: &Snapshot) -> Vec<Arc<Node>> {
         .collect()
 }
 
+/// The same for what needs at least one of them.
+///
+/// # Errors
+///
+/// Status 500 if there is none.
+pub fn some_healthy(snapshot: &Snapshot) -> Result<Vec<Arc<Node>>, ApiError> {
+    let nodes = healthy(snapshot);
+    if nodes.is_empty() {
+        return Err(ApiError::internal(
+            "No healthy node available in the cluster",
+        ));
+    }
+    Ok(nodes)
+}
+
 /// Asks every node, at most [`CONCURRENT_NODES`] at a time, and returns the answers in the order
 /// of `nodes`; a slow node keeps no other waiting. A node that cannot be reached is noted, so that
 /// its health shows it.

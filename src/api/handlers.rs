@@ -28,6 +28,7 @@ use crate::{
         directive::{Directives, Kind},
         expression::{Expression, Operator, Softness},
     },
+    registry::REGISTRY_AUTH,
     scheduler::{ScheduleError, request::Request as PlacementRequest},
 };
 
@@ -86,7 +87,15 @@ impl Context {
         if let Ok(value) = HeaderValue::from_str(&version_text(version)) {
             headers.insert("Api-Version", value);
         }
-        headers.insert("Docker-Experimental", HeaderValue::from_static("false"));
+        let experimental = if self.options.experimental {
+            "true"
+        } else {
+            "false"
+        };
+        headers.insert(
+            "Docker-Experimental",
+            HeaderValue::from_static(experimental),
+        );
         headers.insert("Ostype", HeaderValue::from_static("linux"));
         headers.insert(
             header::SERVER,
@@ -169,7 +178,7 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
         Route::ImagePull if query.get("fromImage").is_empty() => {
             images::load::import(context, version.as_deref(), &query, request).await
         }
-        Route::ImagePull => pull::pull(context, &query, request.headers()),
+        Route::ImagePull => pull::pull(context, &query, request.headers()).await,
         Route::Networks => networks::list(context, &query),
         Route::Network(name) => {
             networks::inspect(context, version.as_deref(), &name, &query, request).await
@@ -201,7 +210,6 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
         Route::DiskUsage => disk_usage::measure(context, version.as_deref(), &query).await,
         Route::Build => build::build(context, version.as_deref(), &query, request).await,
         Route::BuildCancel => build::cancel(context, version.as_deref(), &query, request).await,
-        Route::BuildPrune => build::prune(context, version.as_deref(), &query).await,
         Route::Session => build::session(context, version.as_deref(), &query, request).await,
         Route::Grpc => build::grpc(context, version.as_deref(), &query, request).await,
         Route::Commit => anywhere::commit(context, version.as_deref(), &query, request).await,
@@ -272,6 +280,20 @@ async fn read_body(context: &Context, body: Incoming) -> Result<Bytes, ApiError>
 async fn read_object(context: &Context, body: Incoming) -> Result<RawObject, ApiError> {
     let body = read_body(context, body).await?;
     RawObject::parse(&body).map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))
+}
+
+/// Gives a request about `image` the configured credentials if it brings none.
+async fn authorize(
+    context: &Context,
+    image: &str,
+    request: &mut Request<Incoming>,
+) -> Result<(), ApiError> {
+    let registries = &context.cluster.options().registries;
+    let sent = request.headers().get(REGISTRY_AUTH);
+    if let Some(auth) = registries.auth_for(image, sent).await? {
+        request.headers_mut().insert(REGISTRY_AUTH, auth);
+    }
+    Ok(())
 }
 
 /// Splits `<node>/<name>`, as local networks and volumes are shown.

@@ -6,14 +6,14 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use http::{HeaderValue, Response, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::fanout::CONCURRENT_NODES;
+use super::fanout;
 use crate::{
     cluster::{
         Cluster,
@@ -29,9 +29,6 @@ use crate::{
 
 /// How many lines wait for a client that reads slowly; nodes wait beyond that.
 const QUEUE: usize = 256;
-
-/// How many lines of one node are taken together.
-const BATCH: usize = 64;
 
 /// What engines say when an image is for another operating system than theirs.
 const OTHER_SYSTEM: &str = "image operating system";
@@ -73,8 +70,8 @@ impl Progress {
         response
     }
 
-    /// Does the job on every node, at most [`CONCURRENT_NODES`] at a time, and closes with an error
-    /// that names each node that failed. Nodes that are not healthy are named and left out.
+    /// Does the job on every node, as [`fanout::on_each`] does, and closes with an error that names
+    /// each node that failed. Nodes that are not healthy are named and left out.
     pub async fn on_each<Call>(
         &self,
         cluster: &Cluster,
@@ -96,25 +93,26 @@ impl Progress {
             }
         }
         let count = nodes.len();
-        let mut failures: Vec<(String, ClientError)> = stream::iter(nodes)
-            .map(|node| {
-                let work = job(Arc::clone(&node));
-                async move {
-                    self.say(node.inventory.name(), "").await;
-                    let error = work.await.err()?;
-                    if error.is_contact_failure() {
-                        cluster.report_failure(&node.inventory.addr, &error);
-                    }
-                    let name = node.inventory.name().to_owned();
-                    self.say(&name, &error.to_string()).await;
-                    Some((name, error))
+        let outcomes = fanout::on_each(cluster, nodes, |node| {
+            let work = job(Arc::clone(&node));
+            async move {
+                let name = node.inventory.name();
+                self.say(name, "").await;
+                let result = work.await;
+                if let Err(error) = &result {
+                    self.say(name, &error.to_string()).await;
                 }
+                result
+            }
+        })
+        .await;
+        let failures: Vec<(String, ClientError)> = outcomes
+            .into_iter()
+            .filter_map(|outcome| {
+                let name = outcome.node.inventory.name().to_owned();
+                Some((name, outcome.result.err()?))
             })
-            .buffer_unordered(CONCURRENT_NODES)
-            .filter_map(|failure| async move { failure })
-            .collect()
-            .await;
-        failures.sort_by(|(a, _), (b, _)| natord::compare(a, b));
+            .collect();
         if !is_failure(count, &failures) {
             return;
         }
@@ -136,17 +134,11 @@ impl Progress {
     ///
     /// # Errors
     ///
-    /// The engine told of an error, or its stream broke off.
+    /// The engine told of an error, its stream broke off, or it is silent for too long.
     pub async fn relay(&self, node: &Node, lines: &mut Lines) -> Result<(), ClientError> {
         let name = node.inventory.name();
         loop {
-            let batch = lines
-                .next_batch(BATCH)
-                .await
-                .map_err(|error| ClientError::Answer {
-                    addr: node.inventory.addr.to_string(),
-                    reason: error.to_string(),
-                })?;
+            let batch = node.client.next_lines(lines).await?;
             if batch.is_empty() {
                 return Ok(());
             }

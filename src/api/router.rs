@@ -77,7 +77,7 @@ pub enum Route {
     VolumeRemove(String),
     /// `PUT /volumes/{name}`
     VolumeUpdate,
-    /// `POST /{containers,images,networks,volumes}/prune`
+    /// `POST /{build,containers,images,networks,volumes}/prune`
     Prune(Prunable),
     /// `GET /system/df`
     DiskUsage,
@@ -85,8 +85,6 @@ pub enum Route {
     Build,
     /// `POST /build/cancel`
     BuildCancel,
-    /// `POST /build/prune`
-    BuildPrune,
     /// `POST /session`
     Session,
     /// `POST /grpc`
@@ -113,6 +111,8 @@ pub enum Route {
 /// What a prune removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prunable {
+    /// What builds keep to be faster the next time.
+    BuildCache,
     /// Containers that do not run.
     Containers,
     /// Images that nothing uses.
@@ -258,7 +258,7 @@ fn find(method: &Method, path: &str) -> Route {
         }
         ("build", "") if post => Route::Build,
         ("build", "cancel") if post => Route::BuildCancel,
-        ("build", "prune") if post => Route::BuildPrune,
+        ("build", "prune") if post => Route::Prune(Prunable::BuildCache),
         ("session", "") if post => Route::Session,
         ("grpc", "") if post => Route::Grpc,
         ("commit", "") if post => Route::Commit,

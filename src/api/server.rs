@@ -1,20 +1,20 @@
 //! Connections: accepted, served, drained.
+//!
+//! ```text
+//! socket     addresses that are bound
+//! handshake  the first words on a TLS listener
+//! head       how long a client may take
+//! ```
 
-use std::{
-    convert::Infallible,
-    io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
@@ -27,12 +27,16 @@ use super::{
 };
 use crate::{
     cluster::Cluster,
-    config::listen::ListenAddr,
     engine::transport::{Body, keep_alive},
+    tls,
 };
 
-/// How long a client may take to send a request's head, and a connection may idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+mod handshake;
+mod head;
+mod socket;
+
+use self::handshake::LogGate;
+pub use self::socket::{BindError, Listener, UnixSocket, bind};
 
 /// The longest head of a request.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -40,79 +44,14 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How long to wait when the system has no more connections to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A socket that is bound.
-#[derive(Debug)]
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A Unix socket, for its owner alone.
-    Unix(UnixListener),
-}
+/// How often the log says that clients are refused, for each address.
+const REFUSAL_LOG_PERIOD: Duration = Duration::from_secs(1);
 
-/// Why a socket cannot be bound.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}{hint}")]
-pub struct BindError {
-    address: String,
-    hint: &'static str,
-    source: io::Error,
-}
+/// How often the log says that all places are taken, for each address.
+const FULL_LOG_PERIOD: Duration = Duration::from_secs(60);
 
-/// Binds an address, without accepting yet.
-///
-/// A Unix socket that nobody answers on is replaced, and nothing else ever is; the new one has mode
-/// 0600.
-///
-/// # Errors
-///
-/// [`BindError`].
-pub fn bind(address: &ListenAddr) -> Result<Listener, BindError> {
-    match address {
-        ListenAddr::Tcp(text) => bind_tcp(text).map_err(|source| BindError {
-            hint: if source.kind() == io::ErrorKind::AddrInUse && text.contains(":2375") {
-                ": is Docker already running on this machine? Try using a different port"
-            } else {
-                ""
-            },
-            address: format!("tcp://{text}"),
-            source,
-        }),
-        ListenAddr::Unix(path) => bind_unix(path).map_err(|source| BindError {
-            address: format!("unix://{}", path.display()),
-            hint: "",
-            source,
-        }),
-    }
-}
-
-fn bind_tcp(address: &str) -> io::Result<Listener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener).map(Listener::Tcp)
-}
-
-fn bind_unix(path: &Path) -> io::Result<Listener> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "the path is taken by something that is no socket",
-            ));
-        }
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            // Whoever made it is gone.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?;
-            }
-            Ok(_) | Err(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(Listener::Unix(listener))
-}
+/// A place among an address's connections; it is free again when this is dropped.
+type Place = OwnedSemaphorePermit;
 
 /// Serves the API until `shutdown`, then stops accepting, closes idle connections, and gives the
 /// others the grace period. Streams that are still open then are cut.
@@ -126,6 +65,8 @@ pub async fn serve(
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     let tunnels = Tunnels::new(connections.clone(), cut.clone());
+    let max_connections = options.max_connections.get();
+    let (head_timeout, idle_timeout) = (options.head_timeout, options.idle_timeout);
     let context = Arc::new(Context::new(cluster, tunnels, options, shutdown.clone()));
     let accepting = TaskTracker::new();
     for listener in listeners {
@@ -134,6 +75,11 @@ pub async fn serve(
             connections: connections.clone(),
             shutdown: shutdown.clone(),
             cut: cut.clone(),
+            places: Arc::new(Semaphore::new(max_connections)),
+            full: LogGate::new(FULL_LOG_PERIOD),
+            refusals: Arc::new(LogGate::new(REFUSAL_LOG_PERIOD)),
+            head_timeout,
+            idle_timeout,
         };
         accepting.spawn(acceptor.accept(listener));
     }
@@ -153,90 +99,202 @@ pub async fn serve(
     connections.wait().await;
 }
 
+/// Accepts the connections of one address.
 struct Acceptor {
     context: Arc<Context>,
     connections: TaskTracker,
     shutdown: CancellationToken,
     cut: CancellationToken,
+    /// Of this address alone: a crowd on one does not keep anybody off the others.
+    places: Arc<Semaphore>,
+    full: LogGate,
+    refusals: Arc<LogGate>,
+    head_timeout: Duration,
+    idle_timeout: Duration,
 }
 
 impl Acceptor {
     async fn accept(self, listener: Listener) {
-        match &listener {
-            Listener::Tcp(tcp) => {
-                let addr = tcp
-                    .local_addr()
-                    .map_or_else(|_| "unknown".to_owned(), |a| a.to_string());
-                info!(addr, proto = "tcp", "Listening for HTTP");
-            }
-            Listener::Unix(unix) => {
-                let addr = unix.local_addr().ok();
-                let path = addr.as_ref().and_then(|addr| addr.as_pathname());
-                let addr = path.unwrap_or(Path::new("")).display();
-                info!(%addr, proto = "unix", "Listening for HTTP");
-            }
-        }
+        announce(&listener);
         loop {
+            let accepted = async {
+                // First the place, then the connection: without one, clients wait in the backlog.
+                let place = self.place().await?;
+                self.accept_one(&listener, place).await
+            };
             let accepted = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return,
-                accepted = self.accept_one(&listener) => accepted,
+                accepted = accepted => accepted,
             };
-            if let Err(error) = accepted {
-                // Out of file descriptors, most likely: others will close.
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            match accepted {
+                Ok(()) => {}
+                Err(error) if is_about_one_client(&error) => {
+                    debug!(%error, "a client was gone before it was accepted");
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: others will close.
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
 
-    async fn accept_one(&self, listener: &Listener) -> io::Result<()> {
+    async fn place(&self) -> io::Result<Place> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        if self.full.pass().is_some() {
+            warn!("as many clients are connected as may be, others wait (`api.max-connections`)");
+        }
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        place.map_err(io::Error::other)
+    }
+
+    async fn accept_one(&self, listener: &Listener, place: Place) -> io::Result<()> {
         match listener {
             Listener::Tcp(tcp) => {
-                let (stream, peer) = tcp.accept().await?;
-                stream.set_nodelay(true)?;
-                // A client that vanished without a word would hold its streams for ever.
-                keep_alive(&stream)?;
-                self.start(stream, Peer(Some(peer.ip())));
+                let (stream, peer) = accept_tcp(tcp).await?;
+                self.connections
+                    .spawn(self.serve(stream, Peer(Some(peer.ip())), place));
             }
-            Listener::Unix(unix) => {
-                let (stream, _) = unix.accept().await?;
-                self.start(stream, Peer(None));
+            Listener::Tls(tcp, tls) => {
+                let (stream, peer) = accept_tcp(tcp).await?;
+                self.connections
+                    .spawn(self.serve_tls(stream, peer, tls.clone(), place));
+            }
+            Listener::Unix(socket) => {
+                let (stream, _) = socket.listener().accept().await?;
+                self.connections
+                    .spawn(self.serve(stream, Peer(None), place));
             }
         }
         Ok(())
     }
 
-    fn start(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer) {
-        let context = Arc::clone(&self.context);
+    /// Shakes hands, in a task of its own as a slow client must not hold up others, then serves.
+    fn serve_tls(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tls: tls::Server,
+        place: Place,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let refusals = Arc::clone(&self.refusals);
         let shutdown = self.shutdown.clone();
-        let cut = self.cut.clone();
-        self.connections.spawn(async move {
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(peer);
-                answer(Arc::clone(&context), request)
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(MAX_HEAD_BYTES)
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades();
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = cut.cancelled() => Ok(()),
-                    }
-                }
+        let server = self.connection();
+        async move {
+            let shaking = handshake::shake_hands(stream, peer, &tls, &refusals);
+            let Some(Some(stream)) = shutdown.run_until_cancelled(shaking).await else {
+                return;
             };
-            if let Err(error) = ended {
-                debug!(%error, "connection ended early");
-            }
+            server.serve(stream, Peer(Some(peer.ip())), place).await;
+        }
+    }
+
+    fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Peer,
+        place: Place,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.connection().serve(stream, peer, place)
+    }
+
+    fn connection(&self) -> Connection {
+        Connection {
+            context: Arc::clone(&self.context),
+            shutdown: self.shutdown.clone(),
+            cut: self.cut.clone(),
+            head_timeout: self.head_timeout,
+            idle_timeout: self.idle_timeout,
+        }
+    }
+}
+
+fn announce(listener: &Listener) {
+    let addr = |tcp: &TcpListener| {
+        tcp.local_addr()
+            .map_or_else(|_| "unknown".to_owned(), |addr| addr.to_string())
+    };
+    let (addr, proto, tls) = match listener {
+        Listener::Tcp(tcp) => (addr(tcp), "tcp", false),
+        Listener::Tls(tcp, _) => (addr(tcp), "tcp", true),
+        Listener::Unix(socket) => (socket.path().display().to_string(), "unix", false),
+    };
+    info!(addr, proto, tls, "Listening for HTTP");
+}
+
+async fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = listener.accept().await?;
+    // These fail if the client is gone already, which serving it will find out. A client that
+    // vanishes later without a word would hold its streams for ever without the second.
+    let tuned = stream.set_nodelay(true).and_then(|()| keep_alive(&stream));
+    if let Err(error) = tuned {
+        debug!(%error, %peer, "cannot set a connection's options");
+    }
+    Ok((stream, peer))
+}
+
+/// Whether an error of accepting concerns the one client that was next, and nobody else: accept(2)
+/// hands out what went wrong with the new connection as its own.
+fn is_about_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// What one connection needs of the server.
+struct Connection {
+    context: Arc<Context>,
+    shutdown: CancellationToken,
+    cut: CancellationToken,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+}
+
+impl Connection {
+    /// Serves a client until it goes, or until shutdown; the grace period is left to the caller.
+    async fn serve(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Peer,
+        place: Place,
+    ) {
+        let context = self.context;
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            answer(Arc::clone(&context), request)
         });
+        let (stream, timer) = head::timed(TokioIo::new(stream), place, self.head_timeout);
+        let connection = http1::Builder::new()
+            .timer(timer)
+            .header_read_timeout(self.idle_timeout)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(stream, service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = self.cut.cancelled() => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "connection ended early");
+        }
     }
 }
 
@@ -259,29 +317,4 @@ async fn answer(
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     Ok(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_a_socket_that_nobody_answers_on_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("skep.sock");
-        let address = ListenAddr::Unix(path.clone());
-
-        std::fs::write(&path, "precious").unwrap();
-        let error = bind(&address).unwrap_err().to_string();
-        assert!(error.contains("no socket"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-        std::fs::remove_file(&path).unwrap();
-
-        let first = bind(&address).unwrap();
-        let error = bind(&address).unwrap_err();
-        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
-        // A socket outlives the one who made it.
-        drop(first);
-        bind(&address).unwrap();
-    }
 }

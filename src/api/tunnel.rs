@@ -1,15 +1,18 @@
 //! Two upgraded connections made one: attach, exec, websockets.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 /// How long a client may go on sending after the engine has said its last word.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// How much is copied at a time, in each direction.
+const BUFFER_BYTES: usize = 32 * 1024;
 
 /// The tunnels of all connections: shutdown waits for them as it does for requests, then cuts them.
 #[derive(Clone)]
@@ -36,7 +39,8 @@ impl Tunnels {
 ///
 /// When one end has no more to send, the other is told so and may go on: a client that closes its
 /// standard input still gets the output. The tunnel ends with the engine's end, give or take
-/// [`LINGER`], or when either connection breaks.
+/// [`LINGER`], or when either connection breaks. A client that closes its connection in silence looks
+/// like one that has no more input; as on an engine, it is missed with the next output.
 async fn join(client: OnUpgrade, engine: OnUpgrade) {
     let (client, engine) = match tokio::try_join!(client, engine) {
         Ok(both) => both,
@@ -49,20 +53,48 @@ async fn join(client: OnUpgrade, engine: OnUpgrade) {
     let (from_engine, to_engine) = tokio::io::split(TokioIo::new(engine));
     let mut input = std::pin::pin!(copy(from_client, to_engine));
     let mut output = std::pin::pin!(copy(from_engine, to_client));
-    let input_ended = tokio::select! {
-        () = output.as_mut() => false,
-        () = input.as_mut() => true,
-    };
-    if input_ended {
-        output.await;
-    } else if tokio::time::timeout(LINGER, input).await.is_err() {
-        debug!("the client went on sending to an engine that is done");
+    tokio::select! {
+        _ = output.as_mut() => {
+            if tokio::time::timeout(LINGER, input).await.is_err() {
+                debug!("the client went on sending to an engine that is done");
+            }
+        }
+        ended = input.as_mut() => {
+            if ended.is_ok() {
+                // How the output ends is logged, and the tunnel with it.
+                let _ = output.await;
+            }
+        }
     }
 }
 
-async fn copy(mut from: ReadHalf<TokioIo<Upgraded>>, mut to: WriteHalf<TokioIo<Upgraded>>) {
-    let copied = tokio::io::copy(&mut from, &mut to).await;
-    // The other end may be gone already; either way there is nothing more to send.
+/// Copies until there is no more to read, or nobody who takes it, and then tells `to` so.
+///
+/// # Errors
+///
+/// `from` broke.
+async fn copy(
+    mut from: ReadHalf<TokioIo<Upgraded>>,
+    mut to: WriteHalf<TokioIo<Upgraded>>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let read = loop {
+        let length = match from.read(&mut buffer).await {
+            Ok(0) => break Ok(()),
+            Ok(length) => length,
+            Err(error) => break Err(error),
+        };
+        // The other end may be gone already; then there is nothing more to send.
+        if let Err(error) = to.write_all(&buffer[..length]).await {
+            debug!(%error, "one end of a tunnel takes no more");
+            break Ok(());
+        }
+        // Encrypted connections keep back what was written last.
+        if length < buffer.len() && to.flush().await.is_err() {
+            break Ok(());
+        }
+    };
     let closed = to.shutdown().await;
-    debug!(?copied, ?closed, "one direction of a tunnel ended");
+    debug!(?read, ?closed, "one direction of a tunnel ended");
+    read
 }

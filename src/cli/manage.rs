@@ -7,7 +7,9 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::{Environment, parse_bool};
+use crate::cli::address::is_advertisable;
+use crate::cli::tls::TlsArgs;
+use crate::cli::{Context, Environment, TlsOptionError, parse_bool};
 use crate::config::Config;
 use crate::config::discovery::DiscoveryUrl;
 use crate::config::duration::{self, DurationError};
@@ -84,44 +86,35 @@ pub(super) struct ManageArgs {
     api_enable_cors: Option<bool>,
 
     #[command(flatten)]
-    planned: PlannedArgs,
-}
+    tls: TlsArgs,
 
-/// Classic options that Skep does not have yet. They are refused, never ignored.
-#[derive(Debug, Default, clap::Args)]
-struct PlannedArgs {
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    tls: Option<Option<String>>,
-    #[arg(long, hide = true)]
-    tlscacert: Option<String>,
-    #[arg(long, hide = true)]
-    tlscert: Option<String>,
-    #[arg(long, hide = true)]
-    tlskey: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    tlsverify: Option<Option<String>>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    replication: Option<Option<String>>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    replication_ttl: Option<String>,
-    #[arg(long, hide = true, alias = "addr")]
-    advertise: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    refresh_on_node_filter: Option<Option<String>>,
-    #[arg(long, hide = true)]
+    /// Ask a node anew before a list of containers with the filter node=NAME is answered
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    refresh_on_node_filter: Option<bool>,
+
+    /// Ask all nodes anew before a list of containers with the filter name=NAME is answered
+    #[arg(long, value_name = "NAME")]
     container_name_refresh_filter: Option<String>,
+
+    /// Elect a primary among several managers (no discovery that exists so far can do it)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool)]
+    replication: Option<bool>,
+
+    /// How long an elected primary may be silent [default: 20s]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    replication_ttl: Option<String>,
+
+    /// With --replication: address of this manager for the others [env: SWARM_ADVERTISE]
+    #[arg(long, visible_alias = "addr", value_name = "HOST:PORT")]
+    advertise: Option<String>,
 }
 
 /// Why an option cannot be followed. The texts are classic Swarm's where it had one.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each variant is")]
 pub enum OptionError {
-    /// A command of classic Swarm that does not exist yet.
-    #[error("skep {0} is not supported yet")]
-    Command(&'static str),
-    /// An option of classic Swarm that does not exist yet.
-    #[error("{0} is not supported yet")]
-    Planned(&'static str),
+    #[error(transparent)]
+    Tls(#[from] TlsOptionError),
     #[error(transparent)]
     LogLevel(LogLevelError),
     #[error("min refresh interval should be a positive number")]
@@ -132,8 +125,11 @@ pub enum OptionError {
     RefreshRetry,
     #[error("invalid failure retry count")]
     FailureRetry,
-    #[error("discovery required to manage a cluster. See 'skep manage --help'.")]
-    NoDiscovery,
+    #[error("discovery required to {command} a cluster. See '{program} {command} --help'.")]
+    NoDiscovery {
+        command: &'static str,
+        program: String,
+    },
     #[error("invalid --heartbeat: {0}")]
     Heartbeat(DurationError),
     #[error("--heartbeat should be at least one second")]
@@ -156,6 +152,16 @@ pub enum OptionError {
     Overcommit(f64),
     #[error("swarm.createretry can not be negative, {0} is invalid")]
     CreateRetry(i64),
+    #[error("--advertise address must be provided when using --leader-election")]
+    ReplicationAdvertise,
+    #[error("--advertise should be of the form ip:port or hostname:port")]
+    Advertise,
+    #[error("invalid --replication-ttl: {0}")]
+    ReplicationTtl(DurationError),
+    #[error("--replication-ttl should be a positive number")]
+    ReplicationTtlNotPositive,
+    #[error("Leader election is only supported with consul, etcd and zookeeper discovery.")]
+    LeaderElection,
     #[error(transparent)]
     Host(#[from] ListenAddrError),
 }
@@ -163,7 +169,7 @@ pub enum OptionError {
 impl ManageArgs {
     /// Puts the options on top of `config` and returns warnings for the log.
     ///
-    /// Relative paths start at `here`. A missing discovery URL is an error only if the daemon is
+    /// Relative paths start at `context.here`. A missing discovery URL is an error only if the daemon is
     /// to run.
     ///
     /// # Errors
@@ -171,19 +177,25 @@ impl ManageArgs {
     /// The first [`OptionError`] in the order of classic Swarm's checks.
     pub(super) fn apply(
         &self,
-        environment: &Environment,
-        here: &Path,
+        context: &Context<'_>,
         config: &mut Config,
     ) -> Result<Vec<String>, OptionError> {
-        self.planned.refuse()?;
+        self.tls.apply(context.here, config)?;
         self.apply_engine(config)?;
-        self.apply_discovery(environment, here, config)?;
+        self.apply_discovery(context, config)?;
         self.apply_scheduler(config)?;
         let warnings = self.apply_cluster(config)?;
+        self.check_replication(context.environment)?;
         if let Some(cors) = self.api_enable_cors {
             config.api.cors = cors;
         }
-        self.apply_listen(environment, here, config)?;
+        if let Some(refresh) = self.refresh_on_node_filter {
+            config.api.refresh_on_node_filter = refresh;
+        }
+        if let Some(name) = &self.container_name_refresh_filter {
+            config.api.refresh_name_filter.clone_from(name);
+        }
+        self.apply_listen(context.environment, context.here, config)?;
         Ok(warnings)
     }
 
@@ -219,21 +231,23 @@ impl ManageArgs {
 
     fn apply_discovery(
         &self,
-        environment: &Environment,
-        here: &Path,
+        context: &Context<'_>,
         config: &mut Config,
     ) -> Result<(), OptionError> {
         // Classic Swarm takes the argument only if there is exactly one.
         let given = match self.discovery.as_slice() {
             [url] => Some(url),
-            _ => environment.swarm_discovery.as_ref(),
+            _ => context.environment.swarm_discovery.as_ref(),
         };
         let given = given
             .filter(|url| !url.is_empty())
             .map(|url| url.parse::<DiscoveryUrl>());
         let needs_discovery = !self.check_config && !self.dump_config;
         if given.is_none() && config.discovery.url.is_none() && needs_discovery {
-            return Err(OptionError::NoDiscovery);
+            return Err(OptionError::NoDiscovery {
+                command: "manage",
+                program: context.program.to_owned(),
+            });
         }
         if let Some(text) = &self.heartbeat {
             let nanos = duration::parse_nanos(text).map_err(OptionError::Heartbeat)?;
@@ -255,7 +269,7 @@ impl ManageArgs {
             if !config.has_plugin(&url.scheme, PluginKind::Discovery) {
                 return Err(OptionError::DiscoveryService);
             }
-            config.discovery.url = Some(url.relative_to(here));
+            config.discovery.url = Some(url.relative_to(context.here));
         }
         Ok(())
     }
@@ -327,6 +341,29 @@ impl ManageArgs {
         Ok(warnings)
     }
 
+    /// Refuses `--replication`, for which there is no discovery so far, after the checks that come
+    /// first. Without it the other options of replication mean nothing, as in classic Swarm.
+    fn check_replication(&self, environment: &Environment) -> Result<(), OptionError> {
+        if self.replication != Some(true) {
+            return Ok(());
+        }
+        let advertise = self.advertise.as_ref();
+        let advertise = advertise
+            .or(environment.swarm_advertise.as_ref())
+            .filter(|address| !address.is_empty())
+            .ok_or(OptionError::ReplicationAdvertise)?;
+        if !is_advertisable(advertise) {
+            return Err(OptionError::Advertise);
+        }
+        if let Some(text) = &self.replication_ttl {
+            let nanos = duration::parse_nanos(text).map_err(OptionError::ReplicationTtl)?;
+            if nanos <= 0 {
+                return Err(OptionError::ReplicationTtlNotPositive);
+            }
+        }
+        Err(OptionError::LeaderElection)
+    }
+
     /// Returns the value of the first `--cluster-opt` called `key`.
     fn cluster_opt(&self, key: &'static str) -> Result<Option<&str>, OptionError> {
         for option in &self.cluster_opt {
@@ -367,36 +404,6 @@ impl ManageArgs {
                 .collect::<Result<_, _>>()?;
         }
         Ok(())
-    }
-}
-
-impl PlannedArgs {
-    fn refuse(&self) -> Result<(), OptionError> {
-        // `--tls=false` says what is true anyway.
-        let on = |flag: &Option<Option<String>>| match flag {
-            None => false,
-            Some(None) => true,
-            Some(Some(text)) => parse_bool(text) != Ok(false),
-        };
-        let given = [
-            ("--tls", on(&self.tls)),
-            ("--tlsverify", on(&self.tlsverify)),
-            ("--tlscacert", self.tlscacert.is_some()),
-            ("--tlscert", self.tlscert.is_some()),
-            ("--tlskey", self.tlskey.is_some()),
-            ("--replication", on(&self.replication)),
-            ("--replication-ttl", self.replication_ttl.is_some()),
-            ("--advertise", self.advertise.is_some()),
-            ("--refresh-on-node-filter", on(&self.refresh_on_node_filter)),
-            (
-                "--container-name-refresh-filter",
-                self.container_name_refresh_filter.is_some(),
-            ),
-        ];
-        match given.into_iter().find(|(_, given)| *given) {
-            Some((name, _)) => Err(OptionError::Planned(name)),
-            None => Ok(()),
-        }
     }
 }
 

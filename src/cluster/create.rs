@@ -13,7 +13,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use rand::RngExt;
 use tracing::{debug, info, warn};
 
@@ -38,6 +38,7 @@ use crate::{
         directive::{Directives, ID_LABEL, Kind, PolicyError},
         expression::{Expression, Operator, Softness},
     },
+    registry::RegistryError,
     scheduler::{
         ScheduleError,
         request::{Reference, Request},
@@ -90,6 +91,9 @@ pub enum CreateError {
     /// The engine refused, or could not be reached.
     #[error(transparent)]
     Engine(#[from] ClientError),
+    /// The image has to be pulled, and the credentials for that cannot be had.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The chosen node left the cluster meanwhile.
     #[error("Engine no longer exists")]
     NodeGone,
@@ -181,11 +185,11 @@ impl Cluster {
             .node(&addr)
             .cloned()
             .ok_or(CreateError::NodeGone)?;
-        let outcome = create_on(&node, request, draft).await;
+        let outcome = self.create_on(&node, request, draft).await;
         if outcome.is_err() {
             failed_on.push(addr.clone());
         }
-        if let Err(error) = &outcome
+        if let Err(CreateError::Engine(error)) = &outcome
             && error.is_contact_failure()
         {
             self.report_failure(&addr, error);
@@ -193,7 +197,7 @@ impl Cluster {
             self.refresh(&addr, Refresh::Containers).await;
         }
         let body = match outcome {
-            Err(error) if error.is_answer_lost() => {
+            Err(CreateError::Engine(error)) if error.is_answer_lost() => {
                 self.find_created(&addr, &draft.request.id).ok_or(error)?
             }
             other => other?,
@@ -211,6 +215,41 @@ impl Cluster {
         }
         drop(reservation);
         Ok(Created { body, addr })
+    }
+
+    /// Creates the container on one node, which pulls the image first if it has to.
+    async fn create_on(
+        &self,
+        node: &Node,
+        request: &CreateRequest,
+        draft: &Draft,
+    ) -> Result<Bytes, CreateError> {
+        let body = Bytes::from(draft.body_for(node).to_bytes());
+        let mut query = Vec::new();
+        if !draft.request.name.is_empty() {
+            query.push(format!("name={}", encode(&draft.request.name)));
+        }
+        if !request.query.is_empty() {
+            query.push(request.query.clone());
+        }
+        let query = if query.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", query.join("&"))
+        };
+        let version = request.version.as_deref();
+        let first = node.client.create(version, &query, body.clone()).await;
+        match first {
+            Err(error) if is_missing_image(&error) => {
+                debug!(image = draft.request.image, "image is missing, pulling");
+                let image = &draft.request.image;
+                let registries = &self.options().registries;
+                let auth = registries.auth_for(image, request.auth.as_ref()).await?;
+                node.client.pull(image, auth.as_ref()).await?;
+                Ok(node.client.create(version, &query, body).await?)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// What the engine would have answered, if it made the container and only its answer was lost.
@@ -241,47 +280,13 @@ pub(super) async fn rename(
         encode(name)
     );
     let node = &found.node;
-    node.client
-        .call(Method::POST, &path, &HeaderMap::new(), Bytes::new())
-        .await?;
+    node.client.call(Method::POST, &path).await?;
     let addr = &node.inventory.addr;
     cluster
         .refresh(addr, Refresh::Container(Arc::clone(&found.container.id)))
         .await;
     drop(held);
     Ok(())
-}
-
-async fn create_on(
-    node: &Node,
-    request: &CreateRequest,
-    draft: &Draft,
-) -> Result<Bytes, ClientError> {
-    let body = Bytes::from(draft.body_for(node).to_bytes());
-    let mut query = Vec::new();
-    if !draft.request.name.is_empty() {
-        query.push(format!("name={}", encode(&draft.request.name)));
-    }
-    if !request.query.is_empty() {
-        query.push(request.query.clone());
-    }
-    let query = if query.is_empty() {
-        String::new()
-    } else {
-        format!("?{}", query.join("&"))
-    };
-    let version = request.version.as_deref();
-    let first = node.client.create(version, &query, body.clone()).await;
-    match first {
-        Err(error) if is_missing_image(&error) => {
-            debug!(image = draft.request.image, "image is missing, pulling");
-            node.client
-                .pull(&draft.request.image, request.auth.as_ref())
-                .await?;
-            node.client.create(version, &query, body).await
-        }
-        other => other,
-    }
 }
 
 /// Whether an engine refused because it has no such image. A 404 may also mean a network or a

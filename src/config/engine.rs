@@ -1,12 +1,16 @@
 //! The `[engine]` table.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::duration;
 use super::section::Section;
+use super::tls::{self, EngineTls};
+use crate::model::address::EngineAddr;
 
 /// How Skep talks to the Docker engines.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -30,10 +34,19 @@ pub struct Engine {
     pub max_connections: NonZeroUsize,
     /// Most idle connections kept per engine. Default: 4.
     pub max_idle_connections: usize,
+    /// How engines are spoken to, unless `tls_for` says otherwise. Default: without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EngineTls>,
+    /// How single engines are spoken to. Default: like all the others.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "tls::serialize_each"
+    )]
+    pub tls_for: BTreeMap<EngineAddr, EngineTls>,
 }
 
 impl Engine {
-    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+    pub(super) fn read(section: &mut Section<'_, '_>, base: &Path) -> Self {
         let default = Self::default();
         let engine = Self {
             connect_timeout: section.duration("connect-timeout", default.connect_timeout),
@@ -45,6 +58,8 @@ impl Engine {
             failure_retry: section.get("failure-retry", default.failure_retry),
             max_connections: section.get("max-connections", default.max_connections),
             max_idle_connections: section.get("max-idle-connections", default.max_idle_connections),
+            tls: EngineTls::read_all(section, "tls", base),
+            tls_for: section.table("tls-for", |tables| EngineTls::read_each(tables, base)),
         };
         if engine.refresh_max_interval < engine.refresh_min_interval {
             section.refuse(
@@ -66,6 +81,8 @@ impl Default for Engine {
             failure_retry: const { NonZeroU32::new(3).unwrap() },
             max_connections: const { NonZeroUsize::new(256).unwrap() },
             max_idle_connections: 4,
+            tls: None,
+            tls_for: BTreeMap::new(),
         }
     }
 }

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::section::Section;
 
-/// What is logged, and how. Logs go to standard output.
+/// What is logged, and how. Logs go to standard error.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Log {

@@ -127,6 +127,38 @@ fn paths_start_at_the_file() {
 }
 
 #[test]
+fn a_registry_has_one_way_to_log_in() {
+    let text = concat!(
+        "[registries.\"a.test:5000\"]\nusername = \"joe\"\npassword-file = \"secret\"\n",
+        "[registries.\"b.test\"]\nhelper = \"docker-credential-pass\"\n",
+    );
+    let config = Config::parse(text, Path::new("/etc/skep")).unwrap();
+    assert_eq!(
+        config.missing_files(),
+        ["registries.a.test:5000.password-file: no file `/etc/skep/secret`"]
+    );
+    let dump = config.dump().unwrap();
+    assert_eq!(Config::parse(&dump, Path::new("/")).unwrap(), config);
+
+    let incomplete = "needs `username` and `password-file`, or `identity-token-file`, or `helper`";
+    for table in [
+        "",
+        "username = \"joe\"",
+        "password-file = \"p\"",
+        "helper = \"h\"\nusername = \"joe\"",
+    ] {
+        check(
+            &format!("[registries.x]\n{table}"),
+            &[&format!("line 1: registries.x: {incomplete}")],
+        );
+    }
+    check(
+        "[registries.\"https://x/\"]\nhelper = \"h\"",
+        &["line 1: registries.https://x/: must be `host` or `host:port`, without a path"],
+    );
+}
+
+#[test]
 fn a_dump_reads_back_as_the_same_configuration() {
     for file in ["config/config.toml", "config/examples/custom-filter.toml"] {
         let config = Config::load(&repository_file(file)).unwrap();
@@ -173,4 +205,61 @@ fn the_examples_are_valid() {
             Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
         }
     }
+}
+
+#[test]
+fn tls_tables_state_their_files_and_what_they_lack() {
+    let text = concat!(
+        "[api.tls]\ncert = \"server.pem\"\nkey = \"/keys/server.pem\"\nclient-ca = \"ca.pem\"\n",
+        "[engine.tls]\nca = \"engines.pem\"\ncert = \"client.pem\"\nkey = \"client-key.pem\"\n",
+        "[engine.tls-for.\"tcp://old:2375\"]\nmode = \"off\"\n",
+        "[engine.tls-for.\"[::1]:2376\"]\nmode = \"encrypt\"\n",
+    );
+    let config = Config::parse(text, Path::new("/etc/skep")).unwrap();
+    let api = config.api.tls.as_ref().unwrap();
+    assert_eq!(api.cert, Path::new("/etc/skep/server.pem"));
+    assert_eq!(api.key, Path::new("/keys/server.pem"));
+    let engine = config.engine.tls.as_ref().unwrap();
+    assert_eq!(engine.mode, tls::EngineTlsMode::Verify);
+    let single: Vec<_> = config
+        .engine
+        .tls_for
+        .keys()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(single, ["[::1]:2376", "old:2375"]);
+    assert_eq!(config.missing_files().len(), 6);
+    assert_eq!(
+        config.missing_files()[0],
+        "api.tls.cert: no file `/etc/skep/server.pem`"
+    );
+    let dump = config.dump().unwrap();
+    assert_eq!(
+        Config::parse(&dump, Path::new("/")).unwrap(),
+        config,
+        "{dump}"
+    );
+
+    check(
+        concat!(
+            "[api]\nmax-connections = 0\nhead-timeout = \"0s\"\n",
+            "[api.tls]\ncert = \"server.pem\"\nca = \"ca.pem\"\n",
+            "[engine.tls]\nkey = \"client-key.pem\"\n",
+            "[engine.tls-for.nonsense]\nmode = \"maybe\"\n",
+            "[engine.tls-for.\"unix:///run/docker.sock\"]\nmode = \"encrypt\"\n",
+        ),
+        &[
+            "line 2: api.max-connections: invalid value: integer `0`, expected a nonzero usize",
+            "line 3: api.head-timeout: must be longer than zero",
+            "line 5: api.tls.cert: `cert` and `key` are both needed",
+            "line 6: api.tls.ca: unknown key",
+            "line 9: engine.tls-for.nonsense: `nonsense` is not an engine address: missing port",
+            "line 10: engine.tls-for.nonsense.mode: unknown variant `maybe`, expected one of \
+             `verify`, `encrypt`, `off`",
+            "line 11: engine.tls-for.unix:///run/docker.sock: unix sockets never speak TLS",
+            "engine.tls.ca: missing, and needed to verify certificates",
+            "engine.tls.cert: `cert` and `key` need each other",
+            "engine.tls-for.nonsense.ca: missing, and needed to verify certificates",
+        ],
+    );
 }

@@ -1,18 +1,31 @@
 //! The manager's own calls to one engine, each with a deadline and a bounded answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use futures_util::StreamExt;
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
 
-use crate::engine::{
-    inventory::resources::split_reference,
-    lines::Lines,
-    raw::RawObject,
-    transport::{self, Body, Transport, TransportError},
+use crate::{
+    engine::{
+        inventory::resources::split_reference,
+        lines::Lines,
+        raw::RawObject,
+        transport::{self, Body, BodyError, Transport, TransportError},
+    },
+    registry::REGISTRY_AUTH,
 };
 
 /// The newest API version the manager's own calls use; what they read has not changed since.
@@ -21,11 +34,17 @@ pub const OWN_API_VERSION: (u32, u32) = (1, 44);
 /// An answer longer than this is refused.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
+/// How many times longer than for other calls the wait for long work is.
+const PATIENCE: u32 = 10;
+
+/// How much of an upload is read at a time.
+const UPLOAD_CHUNK_BYTES: usize = 64 * 1024;
+
 /// How many lines of progress are looked at together.
 const PROGRESS_BATCH: usize = 256;
 
-/// The header with registry credentials, as clients send it.
-pub const REGISTRY_AUTH: &str = "x-registry-auth";
+/// What a server written in Go, as engines are, answers if it is spoken to without TLS and wants it.
+const WANTS_TLS: &[u8] = b"Client sent an HTTP request to an HTTPS server.";
 
 /// One engine's API.
 #[derive(Clone)]
@@ -81,9 +100,11 @@ impl ClientError {
     pub fn is_answer_lost(&self) -> bool {
         match self {
             Self::Engine { .. }
-            | Self::Transport(TransportError::Busy { .. } | TransportError::Connect { .. }) => {
-                false
-            }
+            | Self::Transport(
+                TransportError::Busy { .. }
+                | TransportError::Connect { .. }
+                | TransportError::Tls { .. },
+            ) => false,
             Self::Transport(_) | Self::Answer { .. } => true,
         }
     }
@@ -116,28 +137,14 @@ impl Client {
         }
     }
 
-    /// The same client for work that takes long: pruning, removing large images, an image's upload.
-    /// It waits ten times as long.
+    /// The same client for work that takes long, such as measuring or pruning what is on a disk,
+    /// removing large images, or a pull: it waits ten times as long.
     #[must_use]
     pub fn patient(&self) -> Self {
         Self {
-            timeout: self.pull_timeout(),
+            timeout: self.timeout * PATIENCE,
             ..self.clone()
         }
-    }
-
-    /// The deadline of each call.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
-    /// The engine said nothing for that long.
-    pub fn silent_for(&self, after: Duration) -> ClientError {
-        TransportError::Timeout {
-            addr: self.transport.url(),
-            after,
-        }
-        .into()
     }
 
     /// What the client talks through.
@@ -261,20 +268,11 @@ impl Client {
         query: &str,
         body: Bytes,
     ) -> Result<Bytes, ClientError> {
-        let mut request = self.request(Method::POST, transport::full(body));
-        request.headers_mut().insert(
-            http::header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
         let path = match version {
             Some(version) => format!("/v{version}/containers/create{query}"),
             None => self.path(&format!("/containers/create{query}")),
         };
-        self.within(async {
-            let response = self.transport.send(request, &path).await?;
-            self.accept(response).await
-        })
-        .await?
+        self.post_at(&path, body).await
     }
 
     /// Pulls an image and waits until the engine has it. A pull takes as long as it takes, as long
@@ -287,10 +285,7 @@ impl Client {
     pub async fn pull(&self, image: &str, auth: Option<&HeaderValue>) -> Result<(), ClientError> {
         let mut progress = self.start_pull(image, auth).await?;
         loop {
-            let lines = self
-                .within_time(self.pull_timeout(), progress.next_batch(PROGRESS_BATCH))
-                .await?
-                .map_err(|error| self.odd(&error))?;
+            let lines = self.next_lines(&mut progress).await?;
             if lines.is_empty() {
                 return Ok(());
             }
@@ -334,14 +329,15 @@ impl Client {
         }
         let path = self.path(&format!("/images/create{}", wanted.query));
         let response = self
-            .within_time(self.pull_timeout(), self.transport.send(request, &path))
+            .patient()
+            .within(self.transport.send(request, &path))
             .await??;
         self.accept_stream(response).await.map(Lines::new)
     }
 
-    /// Sends a request whose body is a stream to `path` as it stands, version prefix included, and
-    /// returns what the engine tells, one JSON object a line; see [`progress_error`]. There is no
-    /// deadline beyond connecting: the caller knows how its body comes along.
+    /// Posts `length` bytes of content to `path` as it stands, version prefix included, and returns
+    /// what the engine tells; see [`Client::next_lines`]. An upload takes as long as it takes, as
+    /// long as the engine takes bytes: it may stop for ten times the deadline of other calls.
     ///
     /// # Errors
     ///
@@ -350,16 +346,60 @@ impl Client {
     /// # Cancel safety
     ///
     /// As [`Client::call`].
-    pub async fn send_stream(
+    pub async fn upload(
         &self,
-        request: Request<Body>,
         path: &str,
+        content_type: Option<&HeaderValue>,
+        length: u64,
+        content: impl AsyncRead + Send + 'static,
     ) -> Result<Lines, ClientError> {
-        let response = self.transport.send(request, path).await?;
-        self.accept_stream(response).await.map(Lines::new)
+        let taken = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&taken);
+        let chunks = ReaderStream::with_capacity(content, UPLOAD_CHUNK_BYTES).map(move |chunk| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            chunk.map(Frame::data).map_err(BodyError::from)
+        });
+        let mut request = self.request(Method::POST, StreamBody::new(chunks).boxed_unsync());
+        let headers = request.headers_mut();
+        headers.insert(http::header::CONTENT_LENGTH, length.into());
+        if let Some(content_type) = content_type {
+            headers.insert(http::header::CONTENT_TYPE, content_type.clone());
+        }
+        let patient = self.patient();
+        let mut answer = std::pin::pin!(self.transport.send(request, path));
+        let mut before = 0;
+        loop {
+            match patient.within(&mut answer).await {
+                Ok(answer) => return self.accept_stream(answer?).await.map(Lines::new),
+                Err(silent) => {
+                    let now = taken.load(Ordering::Relaxed);
+                    if now == before {
+                        return Err(silent);
+                    }
+                    before = now;
+                }
+            }
+        }
     }
 
-    /// Sends a small request and returns the whole answer.
+    /// The next lines of progress, none at the end of the stream. An engine may be silent for ten
+    /// times the deadline of other calls: a registry may be slow, and a layer large.
+    ///
+    /// # Errors
+    ///
+    /// The stream broke off, or is silent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn next_lines(&self, progress: &mut Lines) -> Result<Vec<Vec<u8>>, ClientError> {
+        self.patient()
+            .within(progress.next_batch(PROGRESS_BATCH))
+            .await?
+            .map_err(|error| self.odd(&error))
+    }
+
+    /// Sends a request without a body and returns the whole answer.
     ///
     /// `path` has no version prefix.
     ///
@@ -370,17 +410,43 @@ impl Client {
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection; the engine may have done what was asked.
-    pub async fn call(
+    pub async fn call(&self, method: Method, path: &str) -> Result<Bytes, ClientError> {
+        self.call_at(method, &self.path(path)).await
+    }
+
+    /// As [`Client::call`], to `path` as it stands, version prefix included.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Client::call`].
+    pub async fn call_at(&self, method: Method, path: &str) -> Result<Bytes, ClientError> {
+        self.finish(self.request(method, transport::empty()), path)
+            .await
+    }
+
+    /// As [`Client::call_at`], for an answer that is JSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`]; an answer that is something else is [`ClientError::Answer`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Client::call`].
+    pub async fn json_at<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
-        headers: &HeaderMap,
-        body: Bytes,
-    ) -> Result<Bytes, ClientError> {
-        self.call_at(method, &self.path(path), headers, body).await
+    ) -> Result<T, ClientError> {
+        let answer = self.call_at(method, path).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.odd(&error))
     }
 
-    /// Sends a small request to `path` as it stands, version prefix included, and returns the
+    /// Posts a small JSON document to `path` as it stands, version prefix included, and returns the
     /// whole answer.
     ///
     /// # Errors
@@ -390,17 +456,17 @@ impl Client {
     /// # Cancel safety
     ///
     /// As [`Client::call`].
-    pub async fn call_at(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &HeaderMap,
-        body: Bytes,
-    ) -> Result<Bytes, ClientError> {
-        let mut request = self.request(method, transport::full(body));
-        for (name, value) in headers {
-            request.headers_mut().append(name, value.clone());
-        }
+    pub async fn post_at(&self, path: &str, document: Bytes) -> Result<Bytes, ClientError> {
+        let mut request = self.request(Method::POST, transport::full(document));
+        request.headers_mut().insert(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        self.finish(request, path).await
+    }
+
+    /// Sends a request and reads the whole answer, all within the deadline.
+    async fn finish(&self, request: Request<Body>, path: &str) -> Result<Bytes, ClientError> {
         self.within(async {
             let response = self.transport.send(request, path).await?;
             self.accept(response).await
@@ -408,28 +474,8 @@ impl Client {
         .await?
     }
 
-    /// As [`Client::call_at`], for work that takes an engine long, such as measuring or pruning
-    /// what is on its disk: ten times the deadline of other calls.
-    ///
-    /// # Errors
-    ///
-    /// As [`Client::call`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`Client::call`].
-    pub async fn long_call_at(&self, method: Method, path: &str) -> Result<Bytes, ClientError> {
-        let request = self.request(method, transport::empty());
-        self.within_time(self.pull_timeout(), async {
-            let response = self.transport.send(request, path).await?;
-            self.accept(response).await
-        })
-        .await?
-    }
-
     async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
-        self.call(Method::GET, path, &HeaderMap::new(), Bytes::new())
-            .await
+        self.call(Method::GET, path).await
     }
 
     async fn get_object(&self, path: &str) -> Result<RawObject, ClientError> {
@@ -448,7 +494,7 @@ impl Client {
         let status = response.status();
         let body = self.collect(response.into_body()).await?;
         if status.is_client_error() || status.is_server_error() {
-            return Err(refusal(status, &body));
+            return Err(self.refusal(status, &body));
         }
         Ok(body)
     }
@@ -462,7 +508,18 @@ impl Client {
         }
         let status = response.status();
         let body = self.collect(response.into_body()).await?;
-        Err(refusal(status, &body))
+        Err(self.refusal(status, &body))
+    }
+
+    /// An engine's refusal, in its own words unless they are about TLS.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        if !self.transport.is_encrypted() && body.trim_ascii() == WANTS_TLS {
+            return ClientError::Transport(TransportError::Tls {
+                addr: self.transport.url(),
+                reason: "it speaks TLS, and no `[engine.tls]` is configured for it".to_owned(),
+            });
+        }
+        refusal(status, body)
     }
 
     async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {
@@ -473,25 +530,11 @@ impl Client {
             .map_err(|error| self.odd(&error))
     }
 
-    /// How long a pull may be silent, or a disk be measured: a registry may be slow, and a layer
-    /// large.
-    fn pull_timeout(&self) -> Duration {
-        self.timeout * 10
-    }
-
     async fn within<T>(&self, call: impl Future<Output = T>) -> Result<T, ClientError> {
-        self.within_time(self.timeout, call).await
-    }
-
-    async fn within_time<T>(
-        &self,
-        after: Duration,
-        call: impl Future<Output = T>,
-    ) -> Result<T, ClientError> {
-        tokio::time::timeout(after, call).await.map_err(|_| {
+        tokio::time::timeout(self.timeout, call).await.map_err(|_| {
             TransportError::Timeout {
                 addr: self.transport.url(),
-                after,
+                after: self.timeout,
             }
             .into()
         })

@@ -75,6 +75,8 @@ pub struct Specs {
     pub clock_delta_ms: i64,
     /// The swarm the engine is an active member of.
     pub swarm: Option<SwarmMember>,
+    /// Whether the engine shares its networks through a cluster store, as engines before 23 could.
+    pub has_cluster_store: bool,
 }
 
 /// An engine's part in a swarm, as its `/info` tells it under `Swarm`.
@@ -138,9 +140,14 @@ impl Inventory {
         self.specs.as_ref()?.swarm.as_ref()
     }
 
-    /// Whether the engine manages a swarm.
-    pub fn is_swarm_manager(&self) -> bool {
+    /// Whether the engine can make a network of several nodes: it manages a swarm, or it has a
+    /// cluster store.
+    pub fn makes_overlays(&self) -> bool {
         self.swarm().is_some_and(|member| member.manager)
+            || self
+                .specs
+                .as_ref()
+                .is_some_and(|specs| specs.has_cluster_store)
     }
 
     /// What containers in any state have set aside.

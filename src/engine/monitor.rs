@@ -35,6 +35,7 @@ use crate::{
         transport::{Limits, Transport},
     },
     model::address::EngineAddr,
+    tls,
 };
 
 mod listing;
@@ -61,6 +62,8 @@ const GOOD_STREAM: Duration = Duration::from_secs(10);
 pub struct Options {
     /// Bounds on connections to each engine.
     pub limits: Limits,
+    /// Which engines are spoken to over TLS.
+    pub tls: tls::Engines,
     /// Deadline of each own call.
     pub request_timeout: Duration,
     /// Shortest wait between two re-lists.
@@ -176,9 +179,10 @@ impl Monitors {
             max_idle: options.limits.max_idle.min(1),
             ..options.limits.clone()
         };
+        let tls = options.tls.client(&addr);
         let client = |limits: &Limits| {
-            let transport = Arc::new(Transport::new(addr.clone(), limits));
-            Client::new(transport, options.request_timeout)
+            let transport = Transport::with_tls(addr.clone(), limits, tls.clone());
+            Client::new(Arc::new(transport), options.request_timeout)
         };
         let monitor = Monitor {
             base: client(&own_limits),

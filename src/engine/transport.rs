@@ -4,8 +4,8 @@
 //! fit the usual limit of open files. Upgraded connections (attach, exec) count too and are given
 //! back when they end.
 //!
-//! TLS comes in here: a third kind of socket, chosen by the connector. Nothing above
-//! this module will notice.
+//! TLS comes in here: a third kind of socket, chosen by the connector. Nothing above this module
+//! notices.
 
 use std::{
     io,
@@ -31,8 +31,12 @@ use tokio::{
     net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_rustls::client::TlsStream;
 
-use crate::model::address::EngineAddr;
+use crate::{
+    model::address::EngineAddr,
+    tls::{self, HandshakeError},
+};
 
 /// The body of a request to an engine.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -67,6 +71,7 @@ pub struct Limits {
 #[derive(Clone)]
 pub struct Transport {
     addr: EngineAddr,
+    tls: Option<tls::Client>,
     client: Client<Connector, Body>,
 }
 
@@ -89,6 +94,14 @@ pub enum TransportError {
         /// How many there may be.
         limit: usize,
     },
+    /// The two sides do not agree on TLS: a certificate, or whether to use it at all.
+    #[error("no TLS with the engine at {addr}: {reason}")]
+    Tls {
+        /// The engine, as a URL.
+        addr: String,
+        /// Which side has to change what.
+        reason: String,
+    },
     /// The connection broke before an answer came.
     #[error("lost the connection to the engine at {addr}")]
     Lost {
@@ -108,10 +121,16 @@ pub enum TransportError {
 }
 
 impl Transport {
-    /// Prepares to talk to `addr`; connects when the first request is sent.
+    /// Prepares to talk to `addr` without TLS; connects when the first request is sent.
     pub fn new(addr: EngineAddr, limits: &Limits) -> Self {
+        Self::with_tls(addr, limits, None)
+    }
+
+    /// The same, with TLS if `tls` says how.
+    pub fn with_tls(addr: EngineAddr, limits: &Limits, tls: Option<tls::Client>) -> Self {
         let connector = Connector {
             addr: addr.clone(),
+            tls: tls.clone(),
             timeout: limits.connect_timeout,
             limit: limits.max_connections,
             permits: Arc::new(Semaphore::new(limits.max_connections)),
@@ -123,7 +142,12 @@ impl Transport {
             .timer(TokioTimer::new())
             .http1_max_buf_size(1024 * 1024)
             .build(connector);
-        Self { addr, client }
+        Self { addr, tls, client }
+    }
+
+    /// Whether connections are protected.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Where the engine listens.
@@ -184,6 +208,16 @@ impl Transport {
                     limit: busy.limit,
                 };
             }
+            if let Some(HandshakeError { reason }) = inner.downcast_ref() {
+                let reason = reason.clone();
+                return TransportError::Tls { addr, reason };
+            }
+            let broken = inner.downcast_ref::<io::Error>();
+            let refusal = self.tls.as_ref().zip(broken);
+            if let Some(refusal) = refusal.and_then(|(tls, error)| tls.refusal(error)) {
+                let reason = refusal.reason;
+                return TransportError::Tls { addr, reason };
+            }
             cause = inner.source();
         }
         let connecting = error.is_connect();
@@ -223,6 +257,7 @@ fn url(addr: &EngineAddr) -> String {
 #[derive(Clone)]
 struct Connector {
     addr: EngineAddr,
+    tls: Option<tls::Client>,
     timeout: Duration,
     limit: usize,
     permits: Arc<Semaphore>,
@@ -245,12 +280,18 @@ impl Connector {
             return Err(busy.into());
         };
         let socket = tokio::time::timeout(self.timeout, async {
-            Ok::<_, io::Error>(match &self.addr {
+            Ok::<_, BodyError>(match &self.addr {
                 EngineAddr::Tcp { host, port } => {
                     let stream = TcpStream::connect((host.as_str(), *port)).await?;
                     stream.set_nodelay(true)?;
                     keep_alive(&stream)?;
-                    Socket::Tcp(TokioIo::new(stream))
+                    match &self.tls {
+                        Some(tls) => {
+                            let stream = tls.connect(host, stream).await?;
+                            Socket::Tls(Box::new(TokioIo::new(stream)))
+                        }
+                        None => Socket::Tcp(TokioIo::new(stream)),
+                    }
                 }
                 EngineAddr::Unix(path) => {
                     Socket::Unix(TokioIo::new(UnixStream::connect(path).await?))
@@ -302,6 +343,7 @@ struct EngineStream {
 
 enum Socket {
     Tcp(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
     Unix(TokioIo<UnixStream>),
 }
 
@@ -316,9 +358,36 @@ macro_rules! on_socket {
     ($self:expr, $method:ident $(, $argument:expr)*) => {
         match &mut $self.get_mut().socket {
             Socket::Tcp(socket) => Pin::new(socket).$method($($argument),*),
+            Socket::Tls(socket) => Pin::new(&mut **socket).$method($($argument),*),
             Socket::Unix(socket) => Pin::new(socket).$method($($argument),*),
         }
     };
+}
+
+impl EngineStream {
+    /// Makes the error of a write that failed say why the engine closed the connection.
+    ///
+    /// An engine that refuses a certificate in TLS 1.3 does so after the handshake, says why, and
+    /// closes. The request is on its way then, and writing it fails before anybody has read the
+    /// engine's last words.
+    fn with_last_words(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let Socket::Tls(socket) = &mut self.get_mut().socket else {
+            return written;
+        };
+        if !matches!(written, Poll::Ready(Err(_))) {
+            return written;
+        }
+        let mut scrap = [0; 512];
+        let mut scrap = hyper::rt::ReadBuf::new(&mut scrap);
+        match hyper::rt::Read::poll_read(Pin::new(&mut **socket), cx, scrap.unfilled()) {
+            Poll::Ready(Err(last_words)) => Poll::Ready(Err(last_words)),
+            Poll::Ready(Ok(())) | Poll::Pending => written,
+        }
+    }
 }
 
 impl hyper::rt::Read for EngineStream {
@@ -333,15 +402,19 @@ impl hyper::rt::Read for EngineStream {
 
 impl hyper::rt::Write for EngineStream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        on_socket!(self, poll_write, cx, bytes)
+        let written = on_socket!(self.as_mut(), poll_write, cx, bytes);
+        self.with_last_words(cx, written)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_socket!(self, poll_flush, cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = on_socket!(self.as_mut(), poll_flush, cx);
+        let flushed = flushed.map(|result| result.map(|()| 0));
+        self.with_last_words(cx, flushed)
+            .map(|result| result.map(|_| ()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -20,7 +20,7 @@ use crate::{
 
 /// Where the plugins of the docker command are.
 fn plugins() -> PathBuf {
-    unpacked("trixie", &["docker-buildx", "docker-compose"]).join("usr/libexec/docker/cli-plugins")
+    unpacked("trixie", &["docker-compose", "docker-buildx"]).join("usr/libexec/docker/cli-plugins")
 }
 
 /// The docker command that speaks BuildKit by itself, as those before 23 do.
@@ -31,7 +31,7 @@ fn with_own_buildkit(bed: &Bed) -> Docker {
         .map(|program| bed.docker.with_program(program))
         .find(|docker| docker.ok(&format).starts_with("20."))
         .expect("docker 20.10 is installed")
-        .with_variable("DOCKER_BUILDKIT", "1")
+        .with_env("DOCKER_BUILDKIT", "1")
 }
 
 /// A directory with a Dockerfile that runs `command`, from the image that every node has.
@@ -70,7 +70,7 @@ fn buildx_builds_on_one_node_and_the_image_runs_there() {
         ("x:1", &["buildx", "build", "--load"][..]),
         ("x:2", &["build"][..]),
     ] {
-        let docker = docker.with_variable("DOCKER_BUILDKIT", "1");
+        let docker = docker.with_env("DOCKER_BUILDKIT", "1");
         let mut arguments = command.to_vec();
         arguments.extend(["--build-arg=greeting=hello you", "-t", tag]);
         arguments.push(text(context.path()));
@@ -129,7 +129,7 @@ fn build_whose_context_is_a_pipe_is_kept_on_one_node() {
 fn build_of_a_client_that_vanishes_stops_on_its_engine() {
     let bed = Bed::new(&[]);
     let clients = [
-        ("classic", bed.docker.with_variable("DOCKER_BUILDKIT", "0")),
+        ("classic", bed.docker.with_env("DOCKER_BUILDKIT", "0")),
         ("BuildKit", with_own_buildkit(&bed)),
         // The plugin alone: a docker command before it would be the one that is killed.
         (

@@ -1,6 +1,7 @@
 //! The docker command, pointed at one host.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -18,6 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Docker {
     program: PathBuf,
     host: String,
+    variables: Vec<(&'static str, OsString)>,
 }
 
 /// How one docker command ended.
@@ -41,7 +43,23 @@ impl Docker {
         Self {
             program,
             host: format!("tcp://{address}"),
+            variables: Vec::new(),
         }
+    }
+
+    /// The same for the daemon behind a Unix socket.
+    pub fn at_socket(&self, path: &Path) -> Self {
+        Self {
+            host: format!("unix://{}", path.display()),
+            ..self.clone()
+        }
+    }
+
+    /// The same host over TLS, with ca.pem, cert.pem, and key.pem of `directory`; the host's
+    /// certificate is verified.
+    pub fn with_tls(&self, directory: &Path) -> Self {
+        self.with_env("DOCKER_TLS_VERIFY", "1")
+            .with_env("DOCKER_CERT_PATH", directory)
     }
 
     /// Every docker command of this machine: often an old one of the distribution and a newer one.
@@ -61,8 +79,24 @@ impl Docker {
     pub fn with_program(&self, program: PathBuf) -> Self {
         Self {
             program,
-            host: self.host.clone(),
+            ..self.clone()
         }
+    }
+
+    /// The same command with the plugins of directory `plugins`, such as `docker-buildx`.
+    ///
+    /// Their state, as the builders of buildx, is kept in `settings`.
+    pub fn with_plugins(&self, plugins: &Path, settings: &Path) -> Self {
+        let link = settings.join("cli-plugins");
+        std::os::unix::fs::symlink(plugins, link).expect("the settings directory is empty");
+        self.with_env("DOCKER_CONFIG", settings)
+    }
+
+    /// The same with an environment variable.
+    pub fn with_env(&self, name: &'static str, value: impl Into<OsString>) -> Self {
+        let mut docker = self.clone();
+        docker.variables.push((name, value.into()));
+        docker
     }
 
     /// Runs a command to its end.
@@ -160,6 +194,9 @@ impl Docker {
             "DOCKER_CONFIG",
             Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker-config"),
         );
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
         command
     }
 }

@@ -106,6 +106,12 @@ impl Fleet {
         &self.addresses
     }
 
+    /// This machine's address on the fleet's bridge, where the engines reach it.
+    pub fn gateway(&self) -> String {
+        let (network, _) = self.addresses[0].rsplit_once('.').expect("an IPv4 address");
+        format!("{network}.1")
+    }
+
     /// Keeps only the first `count` engines in view; the others stay up.
     pub fn narrowed(mut self, count: usize) -> Self {
         self.addresses.truncate(count);
@@ -143,6 +149,13 @@ impl Fleet {
     /// Brings engine `index` back and returns once it answers.
     pub fn revive(&self, index: usize) {
         call(&self.name, &["start", &index.to_string()]);
+    }
+
+    /// Restarts engine `index` with TLS and the certificates in `directory`; it asks every client for
+    /// one. [`Fleet::engine`] does not reach it any more.
+    pub fn speak_tls(&self, index: usize, directory: &Path) {
+        let directory = directory.display().to_string();
+        call(&self.name, &["tls", &index.to_string(), &directory]);
     }
 
     /// Takes the network link of engine `index` down.

@@ -31,5 +31,7 @@ mod placement;
 mod plugins;
 mod prune;
 mod races;
+mod registry;
 mod streams;
+mod tls;
 mod volumes;

@@ -80,6 +80,15 @@ impl Manager {
         manager
     }
 
+    /// Waits until the log has a line with `wanted` in it.
+    #[track_caller]
+    pub fn await_log(&self, wanted: &str) {
+        eventually(&format!("`{wanted}` is logged"), || {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            log.lines().any(|line| line.contains(wanted)).then_some(())
+        });
+    }
+
     /// `host:port` of the API.
     pub fn address(&self) -> &str {
         &self.address
@@ -143,11 +152,17 @@ impl Manager {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends the signal of this name.
+    pub fn signal(&self, name: &str) {
         let status = Command::new("bash")
             .args([
                 "-c",
-                "kill -TERM \"$1\"",
+                "kill -\"$1\" \"$2\"",
                 "kill",
+                name,
                 &self.child.id().to_string(),
             ])
             .status()
@@ -200,7 +215,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 fn listening_address(log: &str) -> Option<String> {
     let line = log
         .lines()
-        .find(|line| line.contains("Listening for HTTP"))?;
+        .find(|line| line.contains("Listening for HTTP") && line.contains("tcp"))?;
     let address = line.split("addr=").nth(1)?.trim_start_matches('"');
     let end = address.find(|byte: char| byte != '.' && byte != ':' && !byte.is_ascii_digit());
     Some(address[..end.unwrap_or(address.len())].to_owned())

@@ -1,6 +1,6 @@
 //! The Docker API over HTTP, as clients see it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use skep::{
     api::{self, Listener},
     engine::transport::{Limits, Transport, full},
+    tls,
 };
 use skep_fleet::Fault;
 use tokio::{
@@ -25,7 +26,7 @@ use crate::cluster::{Bench, PATIENCE};
 /// The API over a cluster over a fleet.
 pub struct Daemon {
     pub bench: Bench,
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     client: Transport,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
@@ -34,16 +35,38 @@ pub struct Daemon {
 impl Daemon {
     pub async fn start(engines: usize) -> Self {
         let bench = Bench::start(engines, 0).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
+        Self::over(bench).await
+    }
+
+    /// Serves the API of `bench` on a plain socket.
+    pub async fn over(bench: Bench) -> Self {
+        Self::listening(bench, Listener::Tcp, None, |_| {}).await
+    }
+
+    /// Serves the API of `bench`, with the socket that `listener` makes; `tls` is the client's.
+    pub async fn listening(
+        bench: Bench,
+        listener: impl FnOnce(TcpListener) -> Listener,
+        tls: Option<tls::Client>,
+        change: impl FnOnce(&mut api::Options),
+    ) -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let options = api::Options {
+        let mut options = api::Options {
             cors: false,
             max_body_bytes: 1024 * 1024,
             grace_period: Duration::from_millis(200),
+            max_connections: NonZeroUsize::new(1000).unwrap(),
+            head_timeout: PATIENCE,
+            idle_timeout: PATIENCE,
+            experimental: false,
+            refresh_on_node_filter: false,
+            refresh_name_filter: String::new(),
         };
+        change(&mut options);
         let served = tokio::spawn(api::serve(
-            vec![Listener::Tcp(listener)],
+            vec![listener(socket)],
             bench.cluster.clone(),
             options,
             shutdown.clone(),
@@ -53,7 +76,7 @@ impl Daemon {
             max_connections: 100,
             max_idle: 8,
         };
-        let client = Transport::new(addr.to_string().parse().unwrap(), &limits);
+        let client = Transport::with_tls(addr.to_string().parse().unwrap(), &limits, tls);
         Self {
             bench,
             addr,
@@ -63,7 +86,7 @@ impl Daemon {
         }
     }
 
-    async fn open(&self, method: Method, path: &str, body: &str) -> Response<Incoming> {
+    pub async fn open(&self, method: Method, path: &str, body: &str) -> Response<Incoming> {
         let mut request = Request::new(full(body.to_owned()));
         *request.method_mut() = method;
         self.client.send(request, path).await.unwrap()
@@ -81,6 +104,33 @@ impl Daemon {
     pub async fn json(&self, method: Method, path: &str, body: &str) -> (StatusCode, Value) {
         let (status, _, body) = self.call(method, path, body).await;
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// Attaches to container `web`, says something, ends the input, and returns the output.
+    pub async fn attach_and_say(&self, input: &[u8]) -> Vec<u8> {
+        let mut request = Request::new(full(""));
+        *request.method_mut() = Method::POST;
+        for (name, value) in [("connection", "Upgrade"), ("upgrade", "tcp")] {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let path = "/v1.41/containers/web/attach?stream=1&stdin=1&stdout=1";
+        let mut response = self.client.send(request, path).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(response.headers()["upgrade"], "tcp");
+        let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        stream.write_all(input).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read))
+            .await
+            .expect("the engine ends the stream once its input has ended")
+            .unwrap();
+        read
+    }
+
+    pub async fn text(&self, method: Method, path: &str) -> (StatusCode, String) {
+        let (status, _, body) = self.call(method, path, "").await;
+        (status, String::from_utf8_lossy(&body).into_owned())
     }
 
     pub async fn run(&self, name: &str) -> String {
@@ -239,24 +289,10 @@ async fn an_engine_keeps_its_status_and_its_words() {
 async fn an_attached_client_may_end_its_input_and_still_reads() {
     let daemon = Daemon::start(1).await;
     daemon.run("web").await;
-    let mut request = Request::new(full(""));
-    *request.method_mut() = Method::POST;
-    for (name, value) in [("connection", "Upgrade"), ("upgrade", "tcp")] {
-        request.headers_mut().insert(name, value.parse().unwrap());
-    }
-    let path = "/v1.41/containers/web/attach?stream=1&stdin=1&stdout=1";
-    let mut response = daemon.client.send(request, path).await.unwrap();
-    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-    assert_eq!(response.headers()["upgrade"], "tcp");
-    let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
-    stream.write_all(b"hello").await.unwrap();
-    stream.shutdown().await.unwrap();
-    let mut read = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read))
-        .await
-        .expect("the engine ends the stream once its input has ended")
-        .unwrap();
-    assert_eq!(read, b"\x01\0\0\0\0\0\0\x05hello");
+    assert_eq!(
+        daemon.attach_and_say(b"hello").await,
+        b"\x01\0\0\0\0\0\0\x05hello"
+    );
 }
 
 #[tokio::test]
@@ -395,6 +431,40 @@ async fn only_routes_of_the_docker_api_are_not_supported_yet() {
         message(&answer),
         "POST /plugins/create is not supported yet"
     );
+}
+
+#[tokio::test]
+async fn nodes_are_asked_anew_before_a_list_if_that_is_wanted() {
+    let bench = Bench::start(2, 0).await;
+    let daemon = Daemon::listening(bench, Listener::Tcp, None, |options| {
+        options.refresh_on_node_filter = true;
+        options.refresh_name_filter = "fresh".to_owned();
+    })
+    .await;
+    daemon.run("web").await;
+    let engine = daemon
+        .bench
+        .fleet
+        .engines()
+        .iter()
+        .find(|engine| engine.container("web").is_some())
+        .unwrap();
+    let list = async |name: &str, value: &str| {
+        let filters = format!("%7B%22{name}%22%3A%5B%22{value}%22%5D%7D");
+        let path = format!("/containers/json?all=1&filters={filters}");
+        let (status, list) = daemon.json(Method::GET, &path, "").await;
+        assert_eq!(status, StatusCode::OK, "{list}");
+        list.as_array().unwrap().len()
+    };
+    // No event tells of it.
+    assert!(engine.remove_silently("web"));
+    assert_eq!(list("name", "web").await, 1);
+    assert_eq!(list("node", engine.name().as_str()).await, 0);
+
+    daemon.run("fresh").await;
+    let engines = daemon.bench.fleet.engines();
+    assert!(engines.iter().any(|engine| engine.remove_silently("fresh")));
+    assert_eq!(list("name", "fresh").await, 0);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use skep::{
         Applies, Call, Filter, PolicyError, Ranked, Scheduler, Strategy, node_set::NodeSet,
         request::Request, table::NodeStatus,
     },
+    tls,
 };
 use skep_fleet::{Fault, Fleet, container::Phase};
 use tokio::sync::watch;
@@ -132,12 +133,19 @@ impl Bench {
         containers: usize,
         change: impl FnOnce(&mut Options),
     ) -> Self {
-        let fleet = Fleet::builder()
-            .engines(engines)
-            .containers(containers)
-            .start()
-            .await
-            .unwrap();
+        let fleet = Fleet::builder().engines(engines).containers(containers);
+        let bench = Self::over(fleet.start().await.unwrap(), change);
+        bench
+            .until("all engines are healthy", |snapshot| {
+                let healthy = |s: &Snapshot| s.nodes().filter(|n| n.inventory.is_healthy()).count();
+                healthy(snapshot) == engines
+            })
+            .await;
+        bench
+    }
+
+    /// Starts over a fleet that is there, and waits for nothing.
+    pub fn over(fleet: Fleet, change: impl FnOnce(&mut Options)) -> Self {
         let addrs = fleet
             .engines()
             .iter()
@@ -158,19 +166,12 @@ impl Bench {
             &stop,
         )
         .unwrap();
-        let bench = Self {
+        Self {
             fleet,
             cluster,
             members,
             stop,
-        };
-        bench
-            .until("all engines are healthy", |snapshot| {
-                let healthy = |s: &Snapshot| s.nodes().filter(|n| n.inventory.is_healthy()).count();
-                healthy(snapshot) == engines
-            })
-            .await;
-        bench
+        }
     }
 
     /// Waits until the snapshot is as wanted.
@@ -211,6 +212,7 @@ fn options() -> Options {
             max_connections: 64,
             max_idle: 4,
         },
+        tls: tls::Engines::default(),
         request_timeout: Duration::from_secs(5),
         refresh_min: Duration::from_secs(3600),
         refresh_max: Duration::from_secs(3600),
@@ -220,6 +222,7 @@ fn options() -> Options {
         cpu_shares: CpuShares::Cores,
         event_queue: 1000,
         heartbeat: Duration::from_secs(3600),
+        registries: Arc::default(),
         strategy: "fewest".to_owned(),
         filters: vec!["health".to_owned()],
     }
@@ -427,12 +430,7 @@ async fn events_come_after_the_snapshot_shows_them() {
     let snapshot = bench.cluster.snapshot();
     let node = snapshot.node(&addr).unwrap();
     node.client
-        .call(
-            http::Method::POST,
-            &format!("/containers/{id}/start"),
-            &http::HeaderMap::new(),
-            Bytes::new(),
-        )
+        .call(http::Method::POST, &format!("/containers/{id}/start"))
         .await
         .unwrap();
     loop {

@@ -2,5 +2,8 @@
 
 mod api;
 mod cluster;
+mod conformance;
 mod faults;
+mod hostile;
 mod objects;
+mod tls;

@@ -1,10 +1,15 @@
 //! Networks and volumes made and removed through the API.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use skep_fleet::Fault;
 
-use crate::api::{Daemon, message};
+use crate::{
+    api::{Daemon, message},
+    cluster::Bench,
+};
 
 async fn names(daemon: &Daemon, path: &str, member: &str) -> Vec<String> {
     let (_, list) = daemon.json(Method::GET, path, "").await;
@@ -90,6 +95,18 @@ async fn a_network_is_shown_before_its_create_is_answered() {
 }
 
 #[tokio::test]
+async fn a_network_without_a_driver_is_made_where_no_engine_makes_overlays() {
+    let daemon = Daemon::start(2).await;
+    let (status, answer) = daemon
+        .json(Method::POST, "/networks/create", r#"{"Name":"plain"}"#)
+        .await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    let path = format!("/networks/{}", answer["Id"].as_str().unwrap());
+    let (_, network) = daemon.json(Method::GET, &path, "").await;
+    assert_eq!(network["Driver"], "bridge");
+}
+
+#[tokio::test]
 async fn a_compose_project_has_its_networks_on_one_node_and_finds_them_by_name() {
     let daemon = Daemon::start(3).await;
     let last = daemon.bench.fleet.engine(2).name().to_owned();
@@ -135,6 +152,37 @@ async fn a_network_is_joined_on_the_containers_engine() {
     }
     let (_, list) = daemon.json(Method::GET, "/containers/json", "").await;
     assert_eq!(list[0]["Id"], Value::from(id));
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_while_it_pulls_is_named_and_the_others_pull() {
+    let change = |options: &mut skep::cluster::Options| {
+        options.request_timeout = Duration::from_millis(300);
+    };
+    let daemon = Daemon::over(Bench::start_with(2, 0, change).await).await;
+    let silent = daemon.bench.fleet.engine(0);
+    let fault = Fault::SlowBody {
+        per_byte: Duration::from_secs(3600),
+    };
+    silent.set_fault_on("POST /images/create", fault);
+    let path = "/images/create?fromImage=busybox&tag=latest";
+    let (status, progress) = daemon.text(Method::POST, path).await;
+    assert_eq!(status, StatusCode::OK);
+    let last: Value = serde_json::from_str(progress.lines().last().unwrap()).unwrap();
+    let error = last["error"].as_str().unwrap();
+    assert!(
+        error.starts_with(&format!("{}: ", silent.name())),
+        "{error}"
+    );
+    assert!(error.contains("did not answer within 3s"), "{error}");
+    let other = daemon.bench.fleet.engine(1).name();
+    let done = format!("\"id\":\"{other}\"");
+    assert!(
+        progress
+            .lines()
+            .any(|line| line.contains(&done) && line.contains("downloaded")),
+        "{progress}"
+    );
 }
 
 #[tokio::test]

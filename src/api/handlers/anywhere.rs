@@ -9,7 +9,7 @@ use http::Request;
 use hyper::body::Incoming;
 use rand::RngExt;
 
-use super::{Answer, Context, containers::find_or, engine_path};
+use super::{Answer, Context, authorize, containers::find_or, engine_path};
 use crate::{
     api::{error::ApiError, fanout, proxy::Aftermath, query::Query},
     cluster::snapshot::Node,
@@ -22,9 +22,15 @@ pub async fn ask(
     version: Option<&str>,
     path: &str,
     query: &Query,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Answer {
     let node = any_healthy(context)?;
+    let image = path
+        .strip_prefix("/distribution/")
+        .and_then(|rest| rest.strip_suffix("/json"));
+    if let Some(image) = image {
+        authorize(context, image, &mut request).await?;
+    }
     // What was decoded for the router may hold anything, a question mark too.
     let encoded: Vec<String> = path.split('/').map(encode).collect();
     let path = engine_path(&node, version, &encoded.join("/"), query);
@@ -56,12 +62,7 @@ pub async fn commit(
 }
 
 fn any_healthy(context: &Context) -> Result<Arc<Node>, ApiError> {
-    let mut nodes = fanout::healthy(&context.cluster.snapshot());
-    if nodes.is_empty() {
-        return Err(ApiError::internal(
-            "No healthy node available in the cluster",
-        ));
-    }
+    let mut nodes = fanout::some_healthy(&context.cluster.snapshot())?;
     let chosen = rand::rng().random_range(0..nodes.len());
     Ok(nodes.swap_remove(chosen))
 }

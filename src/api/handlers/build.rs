@@ -16,18 +16,18 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{Answer, Context, engine_path, json};
+use super::{Answer, Context, engine_path};
 use crate::{
     api::{
         builders::{BUILD_PATIENCE, Key, Peer, SESSION_PATIENCE},
         error::ApiError,
-        fanout,
         proxy::Aftermath,
         query::Query,
     },
     cluster::{build::BuildNeeds, placement::Reservation, snapshot::Node},
     engine::{client::encode, monitor::Refresh, raw::RawObject},
     model::{address::EngineAddr, directive::Directives},
+    registry::REGISTRY_CONFIG,
 };
 
 /// The header with a BuildKit session's ID.
@@ -55,6 +55,11 @@ pub async fn build(
             .proxy
             .forward(&node, request, &path, Aftermath::None);
         return forwarded.await;
+    }
+    let registries = &context.cluster.options().registries;
+    let sent = request.headers().get(REGISTRY_CONFIG);
+    if let Some(auth) = registries.auth_for_build(sent).await {
+        request.headers_mut().insert(REGISTRY_CONFIG, auth);
     }
     let place = async {
         let (needs, query) = understand(query)?;
@@ -249,40 +254,6 @@ async fn node_of_client(
         }
     };
     node_at(context, &addr)
-}
-
-/// `POST /build/prune`: every node empties its build cache.
-pub async fn prune(context: &Context, version: Option<&str>, query: &Query) -> Answer {
-    let nodes = fanout::healthy(&context.cluster.snapshot());
-    let outcomes = fanout::on_each(&context.cluster, nodes, |node| {
-        let path = engine_path(&node, version, "/build/prune", query);
-        async move {
-            let (headers, body) = (http::HeaderMap::new(), bytes::Bytes::new());
-            node.client
-                .call_at(http::Method::POST, &path, &headers, body)
-                .await
-        }
-    })
-    .await;
-    let mut deleted: Vec<String> = Vec::new();
-    let mut reclaimed: u64 = 0;
-    for (node, answer) in fanout::all(outcomes)? {
-        let answer = RawObject::parse(&answer).map_err(|error| {
-            let name = node.inventory.name();
-            ApiError::internal(format!("{name}: the engine's answer is not JSON: {error}"))
-        })?;
-        deleted.extend(
-            answer
-                .parsed::<Option<Vec<String>>>("CachesDeleted")?
-                .flatten()
-                .unwrap_or_default(),
-        );
-        reclaimed = reclaimed.saturating_add(answer.parsed("SpaceReclaimed")?.unwrap_or(0));
-    }
-    Ok(json(&serde_json::json!({
-        "CachesDeleted": deleted,
-        "SpaceReclaimed": reclaimed,
-    })))
 }
 
 fn node_at(context: &Context, addr: &EngineAddr) -> Result<Arc<Node>, ApiError> {

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
-use super::{Answer, Context, engine_path, json, json_bytes, no_content, read_body};
+use super::{Answer, Context, engine_path, json, json_bytes, no_content, read_object};
 use crate::{
     api::{
         entries::Binding,
@@ -20,11 +19,12 @@ use crate::{
         snapshot::{Found, Node},
     },
     engine::{
-        client::{ClientError, REGISTRY_AUTH, encode},
+        client::{ClientError, encode},
         monitor::Refresh,
         raw::RawObject,
         transport,
     },
+    registry::REGISTRY_AUTH,
 };
 
 /// `POST /containers/create`
@@ -35,9 +35,7 @@ pub async fn create(
     request: Request<Incoming>,
 ) -> Answer {
     let auth = request.headers().get(REGISTRY_AUTH).cloned();
-    let body = read_body(context, request.into_body()).await?;
-    let body = RawObject::parse(&body)
-        .map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))?;
+    let body = read_object(context, request.into_body()).await?;
     let created = context
         .cluster
         .create(CreateRequest {
@@ -68,15 +66,12 @@ pub async fn inspect(
         &format!("/containers/{}/json", found.container.id),
         query,
     );
-    let document = found
+    let mut document: RawObject = found
         .node
         .client
-        .call_at(Method::GET, &path, &HeaderMap::new(), Bytes::new())
+        .json_at(Method::GET, &path)
         .await
         .inspect_err(|error| note_failure(context, &found.node, error))?;
-    let mut document = RawObject::parse(&document).map_err(|error| {
-        ApiError::internal(format!("the engine's document is not JSON: {error}"))
-    })?;
     add_node(&mut document, &found.node)?;
     Ok(json(&document))
 }
@@ -218,14 +213,4 @@ pub fn note_failure(context: &Context, node: &Node, error: &ClientError) {
     if error.is_contact_failure() {
         context.cluster.report_failure(&node.inventory.addr, error);
     }
-}
-
-/// The headers of a small JSON request.
-pub fn json_headers() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers
 }

@@ -27,7 +27,10 @@ pub async fn measure(context: &Context, version: Option<&str>, query: &Query) ->
     let nodes = fanout::healthy(&context.cluster.snapshot());
     let mut outcomes = fanout::on_each(&context.cluster, nodes, |node| {
         let path = engine_path(&node, version, "/system/df", query);
-        async move { node.client.long_call_at(Method::GET, &path).await }
+        async move {
+            let client = node.client.patient();
+            client.json_at::<RawObject>(Method::GET, &path).await
+        }
     })
     .await;
     if outcomes.iter().any(|outcome| outcome.result.is_ok()) {
@@ -41,12 +44,6 @@ pub async fn measure(context: &Context, version: Option<&str>, query: &Query) ->
     }
     let mut sum = RawObject::default();
     for (node, answer) in fanout::all(outcomes)? {
-        let answer = RawObject::parse(&answer).map_err(|error| {
-            ApiError::internal(format!(
-                "{}: the engine's answer is not JSON: {error}",
-                node.inventory.name()
-            ))
-        })?;
         add(&mut sum, &node, &answer)?;
     }
     Ok(json(&sum))

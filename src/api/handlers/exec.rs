@@ -1,12 +1,12 @@
 //! Commands run in a container that is there already.
 
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::{
     Answer, Context,
-    containers::{find_or, json_headers, note_failure},
-    engine_path, json_bytes, read_body,
+    containers::{find_or, note_failure},
+    engine_path, json_bytes, read_object,
 };
 use crate::{
     api::{error::ApiError, proxy::Aftermath, query::Query},
@@ -21,10 +21,8 @@ pub async fn create(
     request: Request<Incoming>,
 ) -> Answer {
     let found = find_or(context, name, ApiError::no_container_plain)?;
-    let body = read_body(context, request.into_body()).await?;
-    let parsed = RawObject::parse(&body)
-        .map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))?;
-    let command: Vec<String> = parsed.parsed("Cmd")?.unwrap_or_default();
+    let body = read_object(context, request.into_body()).await?;
+    let command: Vec<String> = body.parsed("Cmd")?.unwrap_or_default();
     if command.is_empty() {
         return Err(ApiError::bad_request("No exec command specified"));
     }
@@ -37,7 +35,7 @@ pub async fn create(
     let answer = found
         .node
         .client
-        .call_at(Method::POST, &path, &json_headers(), body)
+        .post_at(&path, body.to_bytes().into())
         .await
         .inspect_err(|error| note_failure(context, &found.node, error))?;
     let id: Option<String> = RawObject::parse(&answer)

@@ -19,13 +19,14 @@ use crate::{
     api::{
         entries,
         error::ApiError,
-        fanout::{Outcome, on_each},
+        fanout::{Outcome, healthy, on_each},
         list_filters::{ListFilters, matches_name},
         query::Query,
     },
     cluster::snapshot::{Found, Node, Snapshot},
     engine::{
         inventory::{Container, resources::Tag},
+        monitor::Refresh,
         raw::RawObject,
         transport::{Body, BodyError},
     },
@@ -56,8 +57,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Lists containers, newest first.
 pub async fn list(context: &Context, query: &Query) -> Answer {
-    let snapshot = context.cluster.snapshot();
     let filters = ListFilters::parse(query.get("filters"), &KNOWN)?;
+    refresh(context, &filters).await;
+    let snapshot = context.cluster.snapshot();
     let select = Selection::new(&snapshot, query, filters)?;
     let found = select.apply(&snapshot);
     let sizes = if query.flag("size") {
@@ -66,6 +68,30 @@ pub async fn list(context: &Context, query: &Query) -> Answer {
         Sizes::new()
     };
     Ok(stream_entries(found, sizes))
+}
+
+/// Asks nodes anew if that is configured for these filters. A node that does not answer keeps the
+/// list as it was.
+async fn refresh(context: &Context, filters: &ListFilters) {
+    let options = &context.options;
+    let all = !options.refresh_name_filter.is_empty()
+        && filters.get("name").contains(&options.refresh_name_filter);
+    let named: &[String] = if options.refresh_on_node_filter {
+        filters.get("node")
+    } else {
+        &[]
+    };
+    if !all && named.is_empty() {
+        return;
+    }
+    let mut nodes = healthy(&context.cluster.snapshot());
+    nodes.retain(|node| all || named.iter().any(|name| name == node.inventory.name()));
+    on_each(&context.cluster, nodes, |node| async move {
+        let addr = &node.inventory.addr;
+        context.cluster.refresh(addr, Refresh::Containers).await;
+        Ok(())
+    })
+    .await;
 }
 
 /// The members of list entries that only engines know, by container ID.

@@ -15,6 +15,7 @@ use crate::{
 impl Prunable {
     fn path(self) -> &'static str {
         match self {
+            Self::BuildCache => "/build/prune",
             Self::Containers => "/containers/prune",
             Self::Images => "/images/prune",
             Self::Networks => "/networks/prune",
@@ -25,6 +26,7 @@ impl Prunable {
     /// The member of an engine's answer that lists what is gone.
     fn member(self) -> &'static str {
         match self {
+            Self::BuildCache => "CachesDeleted",
             Self::Containers => "ContainersDeleted",
             Self::Images => "ImagesDeleted",
             Self::Networks => "NetworksDeleted",
@@ -32,12 +34,14 @@ impl Prunable {
         }
     }
 
-    fn refresh(self) -> Refresh {
+    /// What of the node's inventory is out of date then.
+    fn refresh(self) -> Option<Refresh> {
         match self {
-            Self::Containers => Refresh::Containers,
-            Self::Images => Refresh::Images,
-            Self::Networks => Refresh::Networks,
-            Self::Volumes => Refresh::Volumes,
+            Self::BuildCache => None,
+            Self::Containers => Some(Refresh::Containers),
+            Self::Images => Some(Refresh::Images),
+            Self::Networks => Some(Refresh::Networks),
+            Self::Volumes => Some(Refresh::Volumes),
         }
     }
 
@@ -46,7 +50,7 @@ impl Prunable {
     fn is_local(self, node: &Node, name: &str) -> bool {
         let inventory = &node.inventory;
         match self {
-            Self::Containers | Self::Images => false,
+            Self::BuildCache | Self::Containers | Self::Images => false,
             Self::Networks => !inventory
                 .networks
                 .iter()
@@ -59,7 +63,7 @@ impl Prunable {
     }
 }
 
-/// `POST /{containers,images,networks,volumes}/prune` on every healthy node. The filter `node`,
+/// `POST /{build,containers,images,networks,volumes}/prune` on every healthy node. The filter `node`,
 /// which engines do not know, restricts it to nodes of these names; all others go to the engines.
 ///
 /// If a node fails, so does the request; what the others removed stays removed, and the text names
@@ -76,14 +80,17 @@ pub async fn prune(
         raw = format!("{raw}&filters={}", encode(&filters));
     }
     let query = Query::parse(Some(raw.trim_start_matches('&')));
-    let mut nodes = fanout::healthy(&context.cluster.snapshot());
+    let mut nodes = fanout::some_healthy(&context.cluster.snapshot())?;
     nodes.retain(|node| names.is_empty() || names.iter().any(|name| name == node.inventory.name()));
     let outcomes = fanout::on_each(&context.cluster, nodes, |node| {
         let path = engine_path(&node, version, what.path(), &query);
         async move {
-            let answer = node.client.long_call_at(Method::POST, &path).await;
-            let addr = &node.inventory.addr;
-            context.cluster.refresh(addr, what.refresh()).await;
+            let client = node.client.patient();
+            let answer = client.json_at::<RawObject>(Method::POST, &path).await;
+            if let Some(outdated) = what.refresh() {
+                let addr = &node.inventory.addr;
+                context.cluster.refresh(addr, outdated).await;
+            }
             answer
         }
     })
@@ -102,13 +109,7 @@ pub async fn prune(
     })?;
     let mut merged = Merged::default();
     for (node, answer) in &answers {
-        let answer = RawObject::parse(answer).map_err(|error| {
-            ApiError::internal(format!(
-                "{}: the engine's answer is not JSON: {error}",
-                node.inventory.name()
-            ))
-        })?;
-        merged.add(what, node, &answer)?;
+        merged.add(what, node, answer)?;
     }
     Ok(json(&merged.into_object(what)))
 }
@@ -128,7 +129,7 @@ impl Merged {
             // Only names of networks and volumes are texts that need their node.
             let name: Option<String> = match what {
                 Prunable::Networks | Prunable::Volumes => serde_json::from_str(entry.get()).ok(),
-                Prunable::Containers | Prunable::Images => None,
+                Prunable::BuildCache | Prunable::Containers | Prunable::Images => None,
             };
             let Some(name) = name else {
                 self.gone.push(entry);
@@ -145,7 +146,8 @@ impl Merged {
                 self.gone.push(shown);
             }
         }
-        self.reclaimed_bytes += answer.parsed::<u64>("SpaceReclaimed")?.unwrap_or_default();
+        let reclaimed_bytes: u64 = answer.parsed("SpaceReclaimed")?.unwrap_or_default();
+        self.reclaimed_bytes = self.reclaimed_bytes.saturating_add(reclaimed_bytes);
         Ok(())
     }
 

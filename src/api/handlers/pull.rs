@@ -4,15 +4,13 @@ use http::HeaderMap;
 
 use super::{Answer, Context};
 use crate::{
-    api::{error::ApiError, fanout, progress::Progress, query::Query},
-    engine::{
-        client::{PullRequest, REGISTRY_AUTH},
-        monitor::Refresh,
-    },
+    api::{fanout, progress::Progress, query::Query},
+    engine::{client::PullRequest, monitor::Refresh},
+    registry::REGISTRY_AUTH,
 };
 
 /// Starts the pulls and streams their progress. They end if the client goes away.
-pub fn pull(context: &Context, query: &Query, headers: &HeaderMap) -> Answer {
+pub async fn pull(context: &Context, query: &Query, headers: &HeaderMap) -> Answer {
     let image = query.get("fromImage");
     // A name alone means every tag of the repository, as `docker pull --all-tags` sends it.
     let reference = match query.get("tag") {
@@ -21,15 +19,15 @@ pub fn pull(context: &Context, query: &Query, headers: &HeaderMap) -> Answer {
         tag => format!("{image}:{tag}"),
     };
     let snapshot = context.cluster.snapshot();
-    let nodes = fanout::healthy(&snapshot);
-    if nodes.is_empty() {
-        return Err(ApiError::internal(
-            "No healthy node available in the cluster",
-        ));
-    }
+    let nodes = fanout::some_healthy(&snapshot)?;
     let wanted = PullRequest {
         query: query.suffix(),
-        auth: headers.get(REGISTRY_AUTH).cloned(),
+        auth: context
+            .cluster
+            .options()
+            .registries
+            .auth_for(image, headers.get(REGISTRY_AUTH))
+            .await?,
     };
     let cluster = context.cluster.clone();
     let title = format!("Pulling {reference}...");

@@ -132,7 +132,7 @@ pub fn info(context: &Context) -> Response<Body> {
         "NoProxy": env("no_proxy"),
         "Name": host_name(),
         "Labels": null,
-        "ExperimentalBuild": false,
+        "ExperimentalBuild": context.options.experimental,
         "ServerVersion": SERVER_VERSION,
     });
     let more = json!({

@@ -73,7 +73,7 @@ impl Snapshot {
         hits.sort_by_key(|(node, _)| {
             (
                 !node.inventory.is_healthy(),
-                !node.inventory.is_swarm_manager(),
+                !node.inventory.makes_overlays(),
             )
         });
         hits

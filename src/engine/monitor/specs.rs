@@ -71,6 +71,7 @@ fn read(info: &RawObject, version: &RawObject, known: &Inventory) -> Result<Spec
         architecture: text(info, "Architecture"),
         clock_delta_ms: clock_delta_ms(&text(info, "SystemTime")),
         swarm: swarm(info),
+        has_cluster_store: !text(info, "ClusterStore").is_empty(),
     };
     if specs.cpus == 0 || specs.memory_bytes == 0 {
         return Err(MonitorError::Unusable(format!(

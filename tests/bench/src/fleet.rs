@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,7 @@ pub struct Builder {
     port: Option<u16>,
     shape: Shape,
     seed_body: Bytes,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Builder {
@@ -85,6 +87,13 @@ impl Builder {
     #[must_use]
     pub fn seed_body(mut self, body: impl Into<Bytes>) -> Self {
         self.seed_body = body.into();
+        self
+    }
+
+    /// Speaks TLS on all sockets. Default: plain TCP.
+    #[must_use]
+    pub fn tls(mut self, tls: Arc<ServerConfig>) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -148,7 +157,13 @@ impl Builder {
         }
         fleet.engines = engines.into();
         for (listener, only) in listeners {
-            let accepting = accept(listener, only, Arc::clone(&fleet.engines), stop.clone());
+            let accepting = accept(
+                listener,
+                only,
+                Arc::clone(&fleet.engines),
+                self.tls.clone(),
+                stop.clone(),
+            );
             fleet.guard.tasks.push(tokio::spawn(accepting));
         }
         Ok(fleet)
@@ -174,6 +189,7 @@ impl Fleet {
             port: None,
             shape: Shape::default(),
             seed_body,
+            tls: None,
         }
     }
 
@@ -238,6 +254,7 @@ async fn accept(
     listener: TcpListener,
     only: Option<usize>,
     engines: Arc<[Arc<Engine>]>,
+    tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) {
     loop {
@@ -253,7 +270,7 @@ async fn accept(
                 .and_then(|addr| index_of(addr.ip()))
         });
         if let Some(engine) = index.and_then(|index| engines.get(index)) {
-            server::admit(socket, engine, &stop);
+            server::admit(socket, engine, tls.clone(), &stop);
         }
     }
 }

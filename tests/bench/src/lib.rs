@@ -29,11 +29,12 @@
 //! they change, and event queues, logs and counters take memory only once used.
 //!
 //! What it does not do: run processes (a few commands such as `echo` and `false` are acted out),
-//! check resources, speak TLS, build images, or run Swarm mode.
+//! check resources, build images, or run Swarm mode.
 
 #![recursion_limit = "256"]
 
 mod body;
+pub mod certificates;
 pub mod container;
 pub mod control;
 mod engine;

@@ -14,8 +14,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{self, Answer};
@@ -25,10 +27,19 @@ use crate::handlers::{self, Call};
 use crate::query::Query;
 use crate::route;
 
+/// What an engine with TLS answers to HTTP without.
+const PLAIN_ANSWER: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
 /// Takes a fresh connection, unless the engine is dead or refuses it.
 ///
 /// The task that serves it ends with the connection, with the engine's life or with the fleet.
-pub(crate) fn admit(socket: TcpStream, engine: &Arc<Engine>, stop: &CancellationToken) {
+pub(crate) fn admit(
+    socket: TcpStream,
+    engine: &Arc<Engine>,
+    tls: Option<Arc<ServerConfig>>,
+    stop: &CancellationToken,
+) {
     engine.accepted();
     let life = engine.life();
     if life.is_cancelled() || engine.has_fault("", &Fault::RefuseConnections) {
@@ -46,20 +57,58 @@ pub(crate) fn admit(socket: TcpStream, engine: &Arc<Engine>, stop: &Cancellation
             let _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await;
             return;
         }
-        let open = Arc::new(engine.opened());
-        let service = service_fn(|request| {
-            let (engine, end, open) = (Arc::clone(&engine), end.clone(), Arc::clone(&open));
-            async move { Ok::<_, Infallible>(answer(engine, request, end, open).await) }
-        });
-        // As with dockerd, a client that closes its side ends its request.
-        let serving = http1::Builder::new()
-            .serve_connection(TokioIo::new(socket), service)
-            .with_upgrades();
-        tokio::select! {
-            _ = serving => {}
-            () = end.reached() => {}
+        match tls {
+            None => serve(socket, engine, end).await,
+            Some(tls) => {
+                if let Some(socket) = secured(socket, tls, &end).await {
+                    serve(socket, engine, end).await;
+                }
+            }
         }
     });
+}
+
+/// Shakes hands as dockerd does; a client that does not speak TLS gets the answer of Go's server.
+async fn secured(
+    mut socket: TcpStream,
+    tls: Arc<ServerConfig>,
+    end: &End,
+) -> Option<TlsStream<TcpStream>> {
+    let shaking = async {
+        let mut first = [0];
+        socket.peek(&mut first).await.ok()?;
+        if first[0].is_ascii_alphabetic() {
+            // One look is enough for what tests send, and all that Go's server takes.
+            let _ = socket.read(&mut [0; 4096]).await.ok()?;
+            socket.write_all(PLAIN_ANSWER).await.ok()?;
+            return None;
+        }
+        TlsAcceptor::from(tls).accept(socket).await.ok()
+    };
+    tokio::select! {
+        secured = shaking => secured,
+        () = end.reached() => None,
+    }
+}
+
+async fn serve<S>(socket: S, engine: Arc<Engine>, end: End)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let open = Arc::new(engine.opened());
+    let ends = end.clone();
+    let service = service_fn(|request| {
+        let (engine, end, open) = (Arc::clone(&engine), end.clone(), Arc::clone(&open));
+        async move { Ok::<_, Infallible>(answer(engine, request, end, open).await) }
+    });
+    // As with dockerd, a client that closes its side ends its request.
+    let serving = http1::Builder::new()
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    tokio::select! {
+        _ = serving => {}
+        () = ends.reached() => {}
+    }
 }
 
 /// When a connection must end: with its engine's life, or with the fleet.

@@ -4,22 +4,13 @@
 //! is slow or stops reading holds up nobody, each of the others gets every byte, and memory holds
 //! one chunk for each node. The file has no name once the request ends.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
-use http::{Request, header};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http::{HeaderValue, Request, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
-use tokio_util::io::ReaderStream;
 
 use crate::{
     api::{
@@ -34,12 +25,8 @@ use crate::{
         client::{Client, ClientError},
         lines::Lines,
         monitor::Refresh,
-        transport::{Body, BodyError},
     },
 };
-
-/// How much of the file a node is given at a time.
-const CHUNK_BYTES: usize = 64 * 1024;
 
 /// How long a client may keep an upload waiting for its next bytes.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -76,45 +63,29 @@ pub async fn import(
 async fn upload(
     context: &Context,
     version: Option<&str>,
-    path: &str,
+    path: &'static str,
     query: &Query,
     title: &str,
     request: Request<Incoming>,
 ) -> Answer {
     let snapshot = context.cluster.snapshot();
-    let nodes = fanout::healthy(&snapshot);
-    if nodes.is_empty() {
-        return Err(ApiError::internal(
-            "No healthy node available in the cluster",
-        ));
-    }
+    let nodes = fanout::some_healthy(&snapshot)?;
     let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
-    let spool = Arc::new(spool(request.into_body()).await?);
-    let paths: Vec<String> = nodes
-        .iter()
-        .map(|node| engine_path(node, version, path, query))
-        .collect();
-    let path_of = move |node: &Node, nodes: &[Arc<Node>]| {
-        let at = nodes
-            .iter()
-            .position(|other| other.inventory.addr == node.inventory.addr);
-        at.and_then(|at| paths.get(at).cloned()).unwrap_or_default()
+    let upload = Upload {
+        file: spool(request.into_body()).await?,
+        content_type,
+    };
+    let target = Target {
+        version: version.map(str::to_owned),
+        path,
+        query: query.clone(),
     };
     let cluster = context.cluster.clone();
     Ok(Progress::start(title, |progress| async move {
-        let all = nodes.clone();
         let job = |node: Arc<Node>| {
-            let (progress, cluster) = (&progress, &cluster);
-            let path = path_of(&node, &all);
-            let mut sent = Request::new(());
-            *sent.method_mut() = http::Method::POST;
-            if let Some(value) = &content_type {
-                sent.headers_mut()
-                    .insert(header::CONTENT_TYPE, value.clone());
-            }
-            let spool = Arc::clone(&spool);
+            let (progress, cluster, upload, target) = (&progress, &cluster, &upload, &target);
             async move {
-                let mut lines = send(&node.client, &spool, sent, &path).await?;
+                let mut lines = upload.send(&node.client, &target.on(&node)).await?;
                 progress.relay(&node, &mut lines).await?;
                 cluster.refresh(&node.inventory.addr, Refresh::Images).await;
                 Ok(())
@@ -122,6 +93,38 @@ async fn upload(
         };
         progress.on_each(&cluster, &snapshot, nodes, job).await;
     }))
+}
+
+/// What the client called, for as long as the job lasts.
+struct Target {
+    version: Option<String>,
+    path: &'static str,
+    query: Query,
+}
+
+impl Target {
+    fn on(&self, node: &Node) -> String {
+        engine_path(node, self.version.as_deref(), self.path, &self.query)
+    }
+}
+
+/// An upload that is here whole.
+struct Upload {
+    file: NamedTempFile,
+    content_type: Option<HeaderValue>,
+}
+
+impl Upload {
+    async fn send(&self, client: &Client, path: &str) -> Result<Lines, ClientError> {
+        let broken = |error: io::Error| ClientError::Answer {
+            addr: client.transport().url(),
+            reason: format!("the upload cannot be read: {error}"),
+        };
+        let file = tokio::fs::File::from_std(self.file.reopen().map_err(broken)?);
+        let length = file.metadata().await.map_err(broken)?.len();
+        let content_type = self.content_type.as_ref();
+        client.upload(path, content_type, length, file).await
+    }
 }
 
 /// Writes an upload to a file.
@@ -143,46 +146,4 @@ async fn spool(mut body: Incoming) -> Result<NamedTempFile, ApiError> {
     }
     out.flush().await.map_err(unwritable)?;
     Ok(file)
-}
-
-/// Sends the whole file to one engine and returns what it tells. An engine that takes no bytes and
-/// says nothing for as long as a pull may be silent has failed.
-async fn send(
-    client: &Client,
-    spool: &NamedTempFile,
-    request: Request<()>,
-    path: &str,
-) -> Result<Lines, ClientError> {
-    let taken = Arc::new(AtomicU64::new(0));
-    let broken = |error: io::Error| ClientError::Answer {
-        addr: client.transport().url(),
-        reason: format!("the upload cannot be read: {error}"),
-    };
-    let file = tokio::fs::File::from_std(spool.reopen().map_err(broken)?);
-    let length = file.metadata().await.map_err(broken)?.len();
-    let counter = Arc::clone(&taken);
-    let chunks = ReaderStream::with_capacity(file, CHUNK_BYTES).map(move |chunk| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        chunk.map(Frame::data).map_err(BodyError::from)
-    });
-    let body: Body = StreamBody::new(chunks).boxed_unsync();
-    let mut request = request.map(|()| body);
-    request
-        .headers_mut()
-        .insert(header::CONTENT_LENGTH, length.into());
-    let mut answer = std::pin::pin!(client.send_stream(request, path));
-    let patience = client.patient().timeout();
-    let mut before = 0;
-    loop {
-        match tokio::time::timeout(patience, &mut answer).await {
-            Ok(answer) => return answer,
-            Err(_) => {
-                let now = taken.load(Ordering::Relaxed);
-                if now == before {
-                    return Err(client.silent_for(patience));
-                }
-                before = now;
-            }
-        }
-    }
 }

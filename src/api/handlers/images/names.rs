@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::{
     api::{
         error::ApiError,
         fanout,
-        handlers::{Answer, Context, engine_path, json},
+        handlers::{Answer, Context, authorize, engine_path, json},
         proxy::Aftermath,
         query::Query,
     },
     cluster::snapshot::{Node, Snapshot},
     engine::{
-        client::encode,
+        client::{ClientError, encode},
         inventory::{Image, resources::Tag},
         monitor::Refresh,
         raw::RawObject,
@@ -28,13 +27,10 @@ use crate::{
 pub async fn tag(context: &Context, version: Option<&str>, name: &str, query: &Query) -> Answer {
     let missing = || ApiError::not_found(format!("No such image: {name}"));
     let nodes = holders(&context.cluster.snapshot(), name, missing)?;
-    change(context, nodes, Method::POST, |node| {
-        engine_path(
-            node,
-            version,
-            &format!("/images/{}/tag", path_of(name)),
-            query,
-        )
+    let path = format!("/images/{}/tag", path_of(name));
+    change(context, nodes, |node| {
+        let path = engine_path(&node, version, &path, query);
+        async move { node.client.call_at(Method::POST, &path).await }
     })
     .await?;
     let mut created = Response::new(transport::empty());
@@ -46,18 +42,18 @@ pub async fn tag(context: &Context, version: Option<&str>, name: &str, query: &Q
 pub async fn remove(context: &Context, version: Option<&str>, name: &str, query: &Query) -> Answer {
     let missing = || ApiError::not_found(format!("No such image {name}"));
     let nodes = holders(&context.cluster.snapshot(), name, missing)?;
-    let answers = change(context, nodes, Method::DELETE, |node| {
-        engine_path(node, version, &format!("/images/{}", path_of(name)), query)
+    let path = format!("/images/{}", path_of(name));
+    let answers = change(context, nodes, |node| {
+        let path = engine_path(&node, version, &path, query);
+        async move {
+            let client = node.client.patient();
+            client
+                .json_at::<Vec<RawObject>>(Method::DELETE, &path)
+                .await
+        }
     })
     .await?;
-    let mut removed: Vec<RawObject> = Vec::new();
-    for (node, answer) in answers {
-        let entries: Vec<RawObject> = serde_json::from_slice(&answer).map_err(|error| {
-            let node = node.inventory.name();
-            ApiError::internal(format!("{node}: the answer cannot be read: {error}"))
-        })?;
-        removed.extend(entries);
-    }
+    let removed: Vec<RawObject> = answers.into_iter().flatten().collect();
     Ok(json(&removed))
 }
 
@@ -67,7 +63,7 @@ pub async fn push(
     version: Option<&str>,
     name: &str,
     query: &Query,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Answer {
     let reference = match query.get("tag") {
         "" => name.to_owned(),
@@ -76,6 +72,7 @@ pub async fn push(
     let missing = || ApiError::not_found(format!("No such image: {reference}"));
     let nodes = holders(&context.cluster.snapshot(), &reference, missing)?;
     let node = nodes.first().ok_or_else(missing)?;
+    authorize(context, name, &mut request).await?;
     let path = engine_path(
         node,
         version,
@@ -118,26 +115,26 @@ pub async fn save(
 }
 
 /// Asks every node for the same change and returns once the images of all are known anew.
-async fn change(
+async fn change<T, Call>(
     context: &Context,
     nodes: Vec<Arc<Node>>,
-    method: Method,
-    path: impl Fn(&Node) -> String,
-) -> Result<Vec<(Arc<Node>, Bytes)>, ApiError> {
+    ask: impl Fn(Arc<Node>) -> Call,
+) -> Result<Vec<T>, ApiError>
+where
+    Call: Future<Output = Result<T, ClientError>>,
+{
     let cluster = &context.cluster;
     let outcomes = fanout::on_each(cluster, nodes, |node| {
-        let (path, method) = (path(&node), method.clone());
+        let call = ask(Arc::clone(&node));
         async move {
-            let client = node.client.patient();
-            let answer = client
-                .call_at(method, &path, &HeaderMap::new(), Bytes::new())
-                .await;
+            let answer = call.await;
             cluster.refresh(&node.inventory.addr, Refresh::Images).await;
             answer
         }
     })
     .await;
-    fanout::all(outcomes)
+    let answers = fanout::all(outcomes)?;
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
 /// The healthy nodes that have an image, in natural order of their names.

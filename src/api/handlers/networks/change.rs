@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::super::{
     Answer, Context, candidates, compose,
-    containers::{find_or, json_headers, note_failure},
-    engine_path, json_bytes, no_content, read_object, split_node,
+    containers::{find_or, note_failure},
+    engine_path, json_bytes, no_content, read_body, read_object, split_node,
 };
 use crate::{
     api::{error::ApiError, fanout, query::Query},
@@ -23,11 +23,15 @@ use crate::{
     model::directive::Directives,
 };
 
-/// The driver of a network that names none, as in classic Swarm.
-const DEFAULT_DRIVER: &str = "overlay";
+/// The driver of networks of several nodes.
+const OVERLAY: &str = "overlay";
 
 /// `POST /networks/create`: on the node before the slash, or where scheduling puts it. A network of
 /// more than one node is shown for all before the answer.
+///
+/// A network that names no driver is an overlay, as in classic Swarm, where an engine can make one,
+/// and of the engine's own default elsewhere: classic failed there. In a swarm that overlay is
+/// attachable, since no container could join it otherwise.
 pub async fn create(
     context: &Context,
     version: Option<&str>,
@@ -37,24 +41,26 @@ pub async fn create(
     let mut body = read_object(context, request.into_body()).await?;
     let labels: BTreeMap<String, String> = body.parsed("Labels")?.unwrap_or_default();
     let full_name: String = body.parsed("Name")?.unwrap_or_default();
-    let mut driver: String = body.parsed("Driver")?.unwrap_or_default();
-    if driver.is_empty() {
-        DEFAULT_DRIVER.clone_into(&mut driver);
-        body.set("Driver", &driver);
-    }
+    let driver: String = body.parsed("Driver")?.unwrap_or_default();
     let (pinned, name) = split_node(&full_name);
     body.set("Name", &name);
     let mut nodes = candidates(context, pinned, &Directives::default()).await?;
     compose::prefer(&context.cluster.snapshot(), &labels, &mut nodes);
-    if driver == DEFAULT_DRIVER {
+    if matches!(&*driver, "" | OVERLAY) {
         // Workers of a swarm refuse to make an overlay network.
-        nodes.sort_by_key(|node| !node.inventory.is_swarm_manager());
+        nodes.sort_by_key(|node| !node.inventory.makes_overlays());
     }
     let node = nodes.swap_remove(0);
+    if driver.is_empty() && node.inventory.makes_overlays() {
+        body.set("Driver", &OVERLAY);
+        if node.inventory.swarm().is_some() {
+            body.set("Attachable", &true);
+        }
+    }
     let path = engine_path(&node, version, "/networks/create", query);
     let answer = node
         .client
-        .call_at(Method::POST, &path, &json_headers(), body.to_bytes().into())
+        .post_at(&path, body.to_bytes().into())
         .await
         .inspect_err(|error| note_failure(context, &node, error))?;
     let addr = &node.inventory.addr;
@@ -84,7 +90,7 @@ pub async fn remove(context: &Context, version: Option<&str>, name: &str, query:
     let path = format!("/networks/{}", network.id);
     let ask = async |node: &Node| {
         let path = engine_path(node, version, &path, query);
-        let result = send(node, Method::DELETE, &path, None).await;
+        let result = node.client.call_at(Method::DELETE, &path).await;
         result.inspect_err(|error| note_failure(context, node, error))
     };
     let mut result = ask(&owner).await;
@@ -185,9 +191,8 @@ struct Membership {
 
 async fn membership(context: &Context, request: Request<Incoming>) -> Result<Membership, ApiError> {
     let unspecified = || ApiError::not_found("Container is not specified");
-    let document = read_object(context, request.into_body())
-        .await
-        .map_err(|_| unspecified())?;
+    let body = read_body(context, request.into_body()).await?;
+    let document = RawObject::parse(&body).map_err(|_| unspecified())?;
     let container: Option<String> = document.parsed("Container").map_err(|_| unspecified())?;
     let container = container
         .filter(|container| !container.is_empty())
@@ -223,7 +228,8 @@ async fn join(
 ) -> Result<(), ApiError> {
     let node = &found.node;
     let path = engine_path(node, version, path, &Query::default());
-    send(node, Method::POST, &path, Some(document))
+    node.client
+        .post_at(&path, document.to_bytes().into())
         .await
         .inspect_err(|error| note_failure(context, node, error))?;
     let addr = &node.inventory.addr;
@@ -231,22 +237,6 @@ async fn join(
     context.cluster.refresh(addr, container).await;
     context.cluster.refresh(addr, Refresh::Networks).await;
     Ok(())
-}
-
-async fn send(
-    node: &Node,
-    method: Method,
-    path: &str,
-    document: Option<&RawObject>,
-) -> Result<(), ClientError> {
-    let (headers, body) = match document {
-        Some(document) => (json_headers(), document.to_bytes().into()),
-        None => (HeaderMap::new(), bytes::Bytes::new()),
-    };
-    node.client
-        .call_at(method, path, &headers, body)
-        .await
-        .map(drop)
 }
 
 /// Brings the networks of all healthy nodes up to date.

@@ -1,14 +1,13 @@
 //! Volumes made and removed.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use rand::RngExt;
 use tracing::warn;
 
 use super::super::{
-    Answer, Context, candidates, containers::json_headers, engine_path, json_bytes, no_content,
-    read_object, split_node,
+    Answer, Context, candidates, engine_path, json_bytes, no_content, read_object, split_node,
 };
 use crate::{
     api::{error::ApiError, fanout, query::Query},
@@ -38,7 +37,7 @@ pub async fn create(
     let mut nodes = if is_placed {
         candidates(context, pinned, &directives).await?
     } else {
-        fanout::healthy(&context.cluster.snapshot())
+        fanout::some_healthy(&context.cluster.snapshot())?
     };
     nodes.retain(|node| node.inventory.is_healthy());
     let bytes = Bytes::from(body.to_bytes());
@@ -46,10 +45,7 @@ pub async fn create(
         let bytes = bytes.clone();
         async move {
             let path = engine_path(&node, version, "/volumes/create", query);
-            let answer = node
-                .client
-                .call_at(Method::POST, &path, &json_headers(), bytes)
-                .await;
+            let answer = node.client.post_at(&path, bytes).await;
             let addr = &node.inventory.addr;
             context.cluster.refresh(addr, Refresh::Volumes).await;
             answer
@@ -95,10 +91,7 @@ pub async fn remove(context: &Context, version: Option<&str>, name: &str, query:
     let mut outcomes = fanout::on_each(&context.cluster, nodes, |node| {
         let path = engine_path(&node, version, &path, query);
         async move {
-            let answer = node
-                .client
-                .call_at(Method::DELETE, &path, &HeaderMap::new(), Bytes::new())
-                .await;
+            let answer = node.client.call_at(Method::DELETE, &path).await;
             let addr = &node.inventory.addr;
             context.cluster.refresh(addr, Refresh::Volumes).await;
             answer
