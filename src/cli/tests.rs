@@ -182,7 +182,7 @@ fn mistakes_are_found_in_the_classic_order() {
 fn options_may_stand_anywhere_with_one_dash_or_two() {
     let manage = managed(
         "skep -debug manage -H :4000 nodes://a:1,b:2 -strategy=binpacking -f port -f health \
-         --host=unix:///x.sock -cluster-opt swarm.overcommit=-0.5 --cluster-opt swarm.createretry=0x2 \
+         -H=unix:///x.sock -cluster-opt swarm.overcommit=-0.5 --cluster-opt swarm.createretry=0x2 \
          -heartbeat 1m30s -cors --cluster-opt swarm.createretry=7",
     );
     let config = &manage.config;
