@@ -273,6 +273,12 @@ pub(super) async fn rename(
     name: &str,
 ) -> Result<(), CreateError> {
     let name = name.strip_prefix('/').unwrap_or(name);
+    // A create may take another container's ID for its name, a rename may not: as in classic Swarm.
+    if let Some(other) = cluster.snapshot().container(name)
+        && *other.container.id == *name
+    {
+        return Err(CreateError::NameTaken(name.to_owned()));
+    }
     let held = cluster.inner.placement.reserve_name(name).await?;
     let path = format!(
         "/containers/{}/rename?name={}",

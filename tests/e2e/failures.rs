@@ -194,9 +194,10 @@ fn sigterm_ends_streams_that_have_no_end() {
 fn route_that_is_not_served_is_named() {
     for program in Docker::programs() {
         let bed = Bed::new(&[]);
-        let error = bed.docker.with_program(program).refused(&["plugin", "ls"]);
-        assert!(error.contains("/plugins"), "{error}");
-        let (status, body) = bed.manager.get("/v1.40/plugins");
+        let docker = bed.docker.with_program(program);
+        let error = docker.refused(&["plugin", "inspect", "sponge"]);
+        assert!(error.contains("/plugins/sponge/json"), "{error}");
+        let (status, body) = bed.manager.get("/v1.40/plugins/sponge/json");
         assert_eq!(status, 501);
         assert!(body.contains("GET") && body.contains("/plugins"), "{body}");
     }

@@ -153,9 +153,7 @@ fn affinity_follows_and_avoids_a_label() {
 #[test]
 fn affinity_follows_an_image() {
     let bed = Bed::new(&[]);
-    bed.fleet
-        .engine(2)
-        .ok(&["tag", IMAGE, "special:1"]);
+    bed.fleet.engine(2).ok(&["tag", IMAGE, "special:1"]);
     eventually("the new tag is seen", || {
         bed.docker
             .lines(&["images", "-q", "special:1"])

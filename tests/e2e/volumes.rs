@@ -91,7 +91,16 @@ fn volumes_are_counted_where_they_are() {
 #[test]
 fn a_volume_driver_that_no_engine_has_is_refused_in_the_engines_words() {
     let bed = Bed::new(&[]);
-    let error = bed.refused(&["--volume-driver", "nothere", "-v", "data:/data"]);
+    // The docker command takes any 404 for a missing image, and would pull.
+    let unknown = [
+        "--pull",
+        "never",
+        "--volume-driver",
+        "nothere",
+        "-v",
+        "data:/data",
+    ];
+    let error = bed.refused(&unknown);
     assert!(
         error.contains("nothere") && error.contains("not found"),
         "{error}"

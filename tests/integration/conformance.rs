@@ -12,7 +12,7 @@ fn is_test(text: &str, name: &str) -> bool {
     let Some((before, _)) = text.split_once(&format!("fn {name}(")) else {
         return false;
     };
-    let lines = before.lines().rev().skip(1);
+    let lines = before.rsplit('\n').skip(1);
     let mut attributes = lines.take_while(|line| !line.trim().is_empty() && line.trim() != "}");
     attributes.any(|line| line.trim_start().starts_with("#[") && line.contains("test"))
 }

@@ -67,6 +67,9 @@ pub fn list(context: &Context, version: Option<&str>, query: &Query) -> Answer {
         [] => None,
         [text, ..] => event_filter::time(text, Utc::now())?,
     };
+    // As an engine does, only the names that were asked for are shown.
+    let is_wanted =
+        |name: &str| references.is_empty() || references.iter().any(|r| is_familiar(name, r));
     let mut merged: BTreeMap<String, Merged> = BTreeMap::new();
     for node in snapshot.validated() {
         let name = node.inventory.name();
@@ -86,12 +89,12 @@ pub fn list(context: &Context, version: Option<&str>, query: &Query) -> Answer {
                 && since.is_none_or(|since| image.created > since)
                 && until.is_none_or(|nanos| image.created < nanos.div_euclid(1_000_000_000))
                 && filters.labels("label", &image.labels)
-                && (references.is_empty() || references.iter().any(|r| is_familiar(image, r)))
+                && (references.is_empty() || names(image).any(|name| is_wanted(name)))
             {
                 merged
                     .entry(image.id.clone())
                     .or_insert_with(|| Merged::new(image))
-                    .add(image);
+                    .add(image, &is_wanted);
             }
         }
     }
@@ -117,13 +120,14 @@ impl Merged {
         }
     }
 
-    fn add(&mut self, image: &Image) {
+    /// Adds the wanted names that one node has for the image.
+    fn add(&mut self, image: &Image, is_wanted: &impl Fn(&str) -> bool) {
         for (own, more) in [
             (&mut self.tags, &image.tags),
             (&mut self.digests, &image.digests),
         ] {
             for name in more {
-                if !own.contains(name) {
+                if is_wanted(name) && !own.contains(name) {
                     own.push(name.clone());
                 }
             }
@@ -194,8 +198,13 @@ fn find(snapshot: &Snapshot, reference: &str) -> Option<(Arc<Node>, Arc<Image>)>
     down
 }
 
-/// Whether a name of the image matches a pattern in which `*` stops at slashes.
-fn is_familiar(image: &Image, pattern: &str) -> bool {
+/// All names of an image.
+fn names(image: &Image) -> impl Iterator<Item = &String> {
+    image.tags.iter().chain(&image.digests)
+}
+
+/// Whether a name matches a pattern in which `*` stops at slashes, with or without its tag.
+fn is_familiar(name: &str, pattern: &str) -> bool {
     let options = glob::MatchOptions {
         case_sensitive: true,
         require_literal_separator: true,
@@ -204,9 +213,7 @@ fn is_familiar(image: &Image, pattern: &str) -> bool {
     let Ok(glob) = glob::Pattern::new(pattern) else {
         return false;
     };
-    image.tags.iter().chain(&image.digests).any(|name| {
-        glob.matches_with(name, options) || glob.matches_with(split_reference(name).0, options)
-    })
+    glob.matches_with(name, options) || glob.matches_with(split_reference(name).0, options)
 }
 
 fn is_before(version: &str, other: (u32, u32)) -> bool {
@@ -234,7 +241,8 @@ mod tests {
             ("*b", false),
             ("example@sha256:d", true),
         ] {
-            assert_eq!(is_familiar(&image, pattern), expected, "{pattern}");
+            let matches = names(&image).any(|name| is_familiar(name, pattern));
+            assert_eq!(matches, expected, "{pattern}");
         }
     }
 
@@ -242,8 +250,8 @@ mod tests {
     fn names_of_all_nodes_are_kept_once() {
         let first = Arc::new(image(r#"["a:1"]"#));
         let mut merged = Merged::new(&first);
-        merged.add(&first);
-        merged.add(&image(r#"["a:1","a:2"]"#));
+        merged.add(&first, &|_| true);
+        merged.add(&image(r#"["a:1","a:2","b:1"]"#), &|name| name != "b:1");
         let entry = merged.into_entry();
         assert_eq!(entry.get("RepoTags").unwrap().get(), r#"["a:1","a:2"]"#);
         assert_eq!(
