@@ -28,7 +28,7 @@
 //! | 5 | `app` | everything: the one file where `cluster` and `plugin` meet |
 //! | 6 | `cli`, `main` | `config`, `app`, `telemetry`, `signal` |
 //!
-//! `store`, `volume`, `admin`, and `agent` are planned and not there yet.
+//! `volume`, `admin`, and `agent` are planned and not there yet.
 //!
 //! Traits belong to their caller: [`scheduler::Filter`], [`scheduler::Strategy`],
 //! [`discovery::Backend`]. `plugin` implements them from outside, so the scheduler never learns
@@ -81,6 +81,7 @@ pub mod plugin;
 pub mod registry;
 pub mod scheduler;
 pub mod signal;
+pub mod store;
 pub mod telemetry;
 pub mod tls;
 
