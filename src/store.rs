@@ -3,6 +3,7 @@
 //! ```text
 //! Store      get, list, put, swap, delete, watch from a listing, sessions
 //! Session    keys that vanish with their owner: registrations and locks
+//! embedded   one file on this machine, for a manager that is alone
 //! ```
 //!
 //! Keys are texts of segments between slashes, `skep/containers/4f2a`, without a slash at either
@@ -19,6 +20,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+pub mod embedded;
 
 /// When something changed, in the store's own count.
 pub type Revision = u64;
@@ -207,7 +210,7 @@ pub trait Watch: Send {
 
 /// Keys that vanish with their owner.
 ///
-/// A session that is dropped without [`Session::end`] lasts until its time is over.
+/// A session that is dropped without [`Session::end`] ends when its time is over, or sooner.
 #[async_trait]
 pub trait Session: Send + Sync {
     /// Cancelled once the session must be taken for lost: the server said so, or no renewal
