@@ -13,17 +13,22 @@ use tracing::{debug, info, warn};
 
 use crate::{
     api,
-    cluster::{self, Cluster},
+    cluster::{
+        self, Cluster,
+        memory::{self, Memory},
+    },
     config::{
         Config,
         plugin::{self as plugin_config, Plugin},
         scheduler::CpuShares,
+        store::{self as store_config, StoreUrl},
     },
     engine::{inventory::container, transport},
     plugin::{self, Kind, Loader, Spec},
     registry::Registries,
     scheduler::Scheduler,
     signal::Shutdown,
+    store::{Store, embedded::Embedded},
     tls,
 };
 
@@ -74,6 +79,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         .backends
         .pop()
         .ok_or_else(|| anyhow!("no discovery is configured"))?;
+    let memory = memory(&config).await?;
     let tasks = TaskTracker::new();
     // Cancelled after the API has drained: requests under way still need the cluster.
     let stop_cluster = CancellationToken::new();
@@ -81,6 +87,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         cluster_options(&config, engines),
         Scheduler::new(plugins.filters, strategy),
         backend,
+        memory,
         &tasks,
         &stop_cluster,
     )
@@ -147,6 +154,41 @@ impl Certificates {
     }
 }
 
+/// The cluster's memory, if there is one.
+async fn memory(config: &Config) -> anyhow::Result<Option<Memory>> {
+    let (path, is_required) = match &config.store.url {
+        StoreUrl::None => return Ok(None),
+        StoreUrl::Embedded(path) => (path.clone(), true),
+        StoreUrl::Auto => (store_config::default_path(), false),
+    };
+    let opened = tokio::task::spawn_blocking(move || Embedded::open(&path))
+        .await
+        .context("opening the store panicked")?;
+    let store = match opened {
+        Ok(store) => store,
+        Err(error) if is_required => return Err(error.into()),
+        Err(error) => {
+            warn!(%error, "this manager remembers nothing, set store.url to choose another file");
+            return Ok(None);
+        }
+    };
+    info!(store = store.name(), "remembering nodes and containers");
+    let options = memory::Options {
+        prefix: config.store.prefix.clone(),
+        optional: config.store.when_away == store_config::WhenAway::Continue,
+        forget_after: config.store.forget_after,
+        cpu_shares: cpu_shares(config),
+    };
+    Ok(Some(Memory::new(Arc::new(store), options)))
+}
+
+fn cpu_shares(config: &Config) -> container::CpuShares {
+    match config.scheduler.cpu_shares {
+        CpuShares::Cores => container::CpuShares::Cores,
+        CpuShares::Shares => container::CpuShares::Shares,
+    }
+}
+
 fn cluster_options(config: &Config, tls: tls::Engines) -> cluster::Options {
     cluster::Options {
         limits: transport::Limits {
@@ -161,10 +203,7 @@ fn cluster_options(config: &Config, tls: tls::Engines) -> cluster::Options {
         failure_limit: config.engine.failure_retry,
         overcommit: config.scheduler.overcommit,
         create_retries: config.scheduler.create_retry,
-        cpu_shares: match config.scheduler.cpu_shares {
-            CpuShares::Cores => container::CpuShares::Cores,
-            CpuShares::Shares => container::CpuShares::Shares,
-        },
+        cpu_shares: cpu_shares(config),
         event_queue: NonZeroUsize::get(config.api.event_queue),
         heartbeat: config.discovery.heartbeat,
         registries: Arc::new(Registries::new(config.registries.clone())),

@@ -7,6 +7,7 @@
 //! placement   choosing a node and reserving its room, ports, and name, in one step
 //! index       what runs where, for the questions filters ask
 //! create      the life of one create request
+//! memory      records of nodes and containers in the store
 //! build       where a build runs
 //! feed        the cluster's events
 //! ```
@@ -28,7 +29,7 @@ use crate::{
     discovery::Backend,
     engine::{
         inventory::container::CpuShares,
-        monitor::{Monitors, Refresh},
+        monitor::{Monitors, Recall, Refresh},
         transport::Limits,
     },
     model::address::EngineAddr,
@@ -42,12 +43,14 @@ pub mod create;
 pub mod feed;
 pub mod index;
 pub mod membership;
+pub mod memory;
 pub mod placement;
 pub mod snapshot;
 pub mod state;
 
 use self::{
     feed::{Feed, Subscription},
+    memory::Memory,
     placement::Placement,
     snapshot::{Found, Snapshot},
 };
@@ -97,6 +100,7 @@ struct Inner {
     feed: Arc<Feed>,
     placement: Placement,
     monitors: Monitors,
+    memory: Option<Memory>,
     execs: Mutex<Execs>,
     tasks: TaskTracker,
 }
@@ -121,12 +125,14 @@ impl Cluster {
         options: Options,
         scheduler: Scheduler,
         backend: Box<dyn Backend>,
+        memory: Option<Memory>,
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> std::io::Result<Self> {
         let feed = Arc::new(Feed::new(options.event_queue));
         let placement = Placement::start(scheduler, options.overcommit, shutdown.clone())?;
-        let (state, updates) = state::State::new(placement.clone(), Arc::clone(&feed));
+        let (state, updates) =
+            state::State::new(placement.clone(), Arc::clone(&feed), memory.clone());
         let snapshot = state.snapshot();
         let monitors = Monitors::new(
             crate::engine::monitor::Options {
@@ -137,12 +143,19 @@ impl Cluster {
                 refresh_max: options.refresh_max,
                 failure_limit: options.failure_limit,
                 cpu_shares: options.cpu_shares,
+                keeps_documents: memory.is_some(),
             },
             updates,
+            memory
+                .clone()
+                .map(|memory| Arc::new(memory) as Arc<dyn Recall>),
             tasks.clone(),
             shutdown.clone(),
         );
         tasks.spawn(state.run(shutdown.clone()));
+        if let Some(memory) = &memory {
+            tasks.spawn(memory.clone().run(shutdown.clone()));
+        }
         tasks.spawn(membership::follow(
             backend,
             monitors.clone(),
@@ -156,6 +169,7 @@ impl Cluster {
                 feed,
                 placement,
                 monitors,
+                memory,
                 execs: Mutex::default(),
                 tasks: tasks.clone(),
             }),
@@ -175,6 +189,11 @@ impl Cluster {
     /// What the cluster was started with.
     pub fn options(&self) -> &Options {
         &self.inner.options
+    }
+
+    /// What outlives this process; `None` if nothing does.
+    pub fn memory(&self) -> Option<&Memory> {
+        self.inner.memory.as_ref()
     }
 
     /// What is wrong with scheduling plugins, one line each.

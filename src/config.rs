@@ -20,6 +20,7 @@ pub mod registries;
 pub mod scheduler;
 mod section;
 pub mod size;
+pub mod store;
 pub mod tls;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ use crate::config::plugin_host::PluginHost;
 use crate::config::registries::Credentials;
 use crate::config::scheduler::Scheduler;
 use crate::config::section::Section;
+use crate::config::store::Store;
 
 /// Everything an operator can choose.
 ///
@@ -62,6 +64,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     /// Where engines come from.
     pub discovery: Discovery,
+    /// What outlives the manager.
+    pub store: Store,
     /// What all plugins share.
     pub plugin_host: PluginHost,
     /// Credentials for registries, by `host` or `host:port`.
@@ -157,6 +161,7 @@ impl Config {
             engine: section.table("engine", |engine| Engine::read(engine, base)),
             scheduler: section.table("scheduler", Scheduler::read),
             discovery,
+            store: section.table("store", |store| Store::read(store, base)),
             plugin_host,
             registries: section.table("registries", |registries| {
                 Credentials::read_all(registries, base)
@@ -322,6 +327,7 @@ impl Default for Config {
             engine: Engine::default(),
             scheduler: Scheduler::default(),
             discovery: Discovery::default(),
+            store: Store::default(),
             plugin_host: PluginHost::default(),
             registries: BTreeMap::new(),
             plugins: plugin::builtins(),

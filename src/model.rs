@@ -6,6 +6,7 @@
 pub mod address;
 pub mod directive;
 pub mod expression;
+pub mod key;
 pub mod pattern;
 pub mod port;
 pub mod resource;

@@ -21,6 +21,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::model::key::{KeyError, check_key};
+
 pub mod embedded;
 
 /// When something changed, in the store's own count.
@@ -104,13 +106,8 @@ pub enum StoreError {
         limit: usize,
     },
     /// The key is none.
-    #[error("`{key}` is no key: {reason}")]
-    BadKey {
-        /// The key.
-        key: String,
-        /// The rule it breaks.
-        reason: &'static str,
-    },
+    #[error(transparent)]
+    BadKey(#[from] KeyError),
     /// The session has ended, and its keys with it.
     #[error("the session with store {store} has ended")]
     SessionEnded {
@@ -245,34 +242,6 @@ pub trait Session: Send + Sync {
     async fn end(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// The longest key, in bytes.
-pub const MAX_KEY: usize = 512;
-
-/// Checks a key, or a prefix, against the rules that hold for every store.
-///
-/// # Errors
-///
-/// [`StoreError::BadKey`] with the rule.
-pub fn check_key(key: &str) -> Result<(), StoreError> {
-    let reason = if key.is_empty() {
-        "it is empty"
-    } else if key.len() > MAX_KEY {
-        "it is longer than 512 bytes"
-    } else if key.split('/').any(|segment| segment.is_empty()) {
-        "it has an empty segment"
-    } else if key.split('/').any(|segment| [".", ".."].contains(&segment)) {
-        "it has a segment of dots"
-    } else if key.chars().any(char::is_control) {
-        "it has a control character"
-    } else {
-        return Ok(());
-    };
-    Err(StoreError::BadKey {
-        key: key.to_owned(),
-        reason,
-    })
-}
-
 /// Checks a value's size.
 ///
 /// # Errors
@@ -363,25 +332,6 @@ mod tests {
         Listing {
             entries: entries.iter().map(|(key, at)| entry(key, *at)).collect(),
             ..Listing::default()
-        }
-    }
-
-    #[test]
-    fn keys_follow_rules_that_hold_for_every_store() {
-        for key in ["a", "a/b", "docker/swarm/nodes/10.0.0.1:2375", "ä/ö"] {
-            assert_eq!(check_key(key), Ok(()), "{key}");
-        }
-        for key in [
-            "",
-            "/a",
-            "a/",
-            "a//b",
-            "a/./b",
-            "..",
-            "a\0",
-            &"x".repeat(513),
-        ] {
-            assert!(check_key(key).is_err(), "{key:?}");
         }
     }
 

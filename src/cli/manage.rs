@@ -16,6 +16,7 @@ use crate::config::duration::{self, DurationError};
 use crate::config::listen::{ListenAddr, ListenAddrError};
 use crate::config::log::LogLevelError;
 use crate::config::plugin::PluginKind;
+use crate::config::store::{StoreUrl, StoreUrlError};
 
 const DEPRECATED_RETRY: &str = "3";
 
@@ -77,6 +78,11 @@ pub(super) struct ManageArgs {
     #[arg(long, short, value_name = "NAME")]
     cluster_driver: Option<String>,
 
+    /// Where the manager remembers nodes and containers: auto, none, or embedded:///path
+    /// [default: auto]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+
     /// Option for the discovery plugin; repeat it
     #[arg(long, value_name = "KEY=VALUE")]
     discovery_opt: Vec<String>,
@@ -130,6 +136,8 @@ pub enum OptionError {
         command: &'static str,
         program: String,
     },
+    #[error("invalid --store: {0}")]
+    Store(StoreUrlError),
     #[error("invalid --heartbeat: {0}")]
     Heartbeat(DurationError),
     #[error("--heartbeat should be at least one second")]
@@ -185,6 +193,7 @@ impl ManageArgs {
         self.tls.apply(context.here, config)?;
         self.apply_engine(config)?;
         self.apply_discovery(context, config)?;
+        self.apply_store(context, config)?;
         self.apply_scheduler(config)?;
         let warnings = self.apply_cluster(config)?;
         self.check_replication(context.environment)?;
@@ -270,6 +279,14 @@ impl ManageArgs {
             let url = url.map_err(|_| OptionError::DiscoveryService)?;
             check_discovery(config, &url)?;
             config.discovery.url = Some(url.relative_to(context.here));
+        }
+        Ok(())
+    }
+
+    fn apply_store(&self, context: &Context<'_>, config: &mut Config) -> Result<(), OptionError> {
+        if let Some(text) = &self.store {
+            let url: StoreUrl = text.parse().map_err(OptionError::Store)?;
+            config.store.url = url.relative_to(context.here);
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Cluster,
+    memory::{CreateRecord, Expectation, Memory},
     placement::{PlaceError, Wanted},
     snapshot::{Found, Node, Snapshot},
 };
@@ -43,6 +44,7 @@ use crate::{
         ScheduleError,
         request::{Reference, Request},
     },
+    store::StoreError,
 };
 
 mod network;
@@ -100,6 +102,9 @@ pub enum CreateError {
     /// The daemon is shutting down.
     #[error("the manager is shutting down")]
     ShuttingDown,
+    /// The container cannot be remembered, so there shall be none.
+    #[error("no container is created without a record of it: {0}")]
+    Store(#[from] StoreError),
 }
 
 impl From<PlaceError> for CreateError {
@@ -131,6 +136,12 @@ impl Cluster {
     }
 
     async fn create_here(&self, request: CreateRequest) -> Result<Created, CreateError> {
+        if let Some(memory) = &self.inner.memory
+            && !memory.is_optional()
+            && let Some(error) = memory.trouble()
+        {
+            return Err(error.into());
+        }
         let mut draft = Draft::new(&request, &self.snapshot(), self.options().cpu_shares)?;
         let mut retries = 0;
         let mut failed_on = Vec::new();
@@ -185,6 +196,8 @@ impl Cluster {
             .node(&addr)
             .cloned()
             .ok_or(CreateError::NodeGone)?;
+        let memory = self.inner.memory.as_ref();
+        let expectation = memory.map(|memory| memory.expect(&draft.request.id));
         let outcome = self.create_on(&node, request, draft).await;
         if outcome.is_err() {
             failed_on.push(addr.clone());
@@ -211,10 +224,51 @@ impl Cluster {
                 node = node.inventory.name(),
                 "created container"
             );
-            self.refresh(&addr, Refresh::Container(Arc::from(id))).await;
+            let id: Arc<str> = Arc::from(id);
+            self.refresh(&addr, Refresh::Container(Arc::clone(&id)))
+                .await;
+            if let Some(expectation) = expectation {
+                self.remember(expectation, &node, id, draft).await?;
+            }
         }
         drop(reservation);
         Ok(Created { body, addr })
+    }
+
+    /// Saves the record of a container that was made; without one the container is removed again,
+    /// unless the configuration allows it to live.
+    async fn remember(
+        &self,
+        expectation: Expectation,
+        node: &Node,
+        id: Arc<str>,
+        draft: &Draft,
+    ) -> Result<(), CreateError> {
+        let addr = &node.inventory.addr;
+        let create = CreateRecord {
+            name: draft.request.name.clone(),
+            body: draft.body.clone(),
+        };
+        let made = Container {
+            id: Arc::clone(&id),
+            ..(*draft.container).clone()
+        };
+        let inspect = async { node.client.inspect(&id).await.ok() };
+        let saved = expectation
+            .save((addr, &Arc::new(made)), &create, inspect)
+            .await;
+        let Err(error) = saved else {
+            return Ok(());
+        };
+        if self.inner.memory.as_ref().is_some_and(Memory::is_optional) {
+            return Ok(());
+        }
+        let path = format!("/containers/{id}?force=1&v=1");
+        if let Err(failure) = node.client.call(Method::DELETE, &path).await {
+            warn!(container = &*id, %failure, "container without a record cannot be removed");
+        }
+        self.refresh(addr, Refresh::Container(id)).await;
+        Err(error.into())
     }
 
     /// Creates the container on one node, which pulls the image first if it has to.

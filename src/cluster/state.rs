@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cluster::{
         feed::Feed,
+        memory::Memory,
         placement::Placement,
         snapshot::{Node, Snapshot},
     },
@@ -28,11 +29,16 @@ pub struct State {
     updates: mpsc::Receiver<Update>,
     placement: Placement,
     feed: Arc<Feed>,
+    memory: Option<Memory>,
 }
 
 impl State {
     /// An empty cluster, and where its monitors send what they find.
-    pub fn new(placement: Placement, feed: Arc<Feed>) -> (Self, mpsc::Sender<Update>) {
+    pub fn new(
+        placement: Placement,
+        feed: Arc<Feed>,
+        memory: Option<Memory>,
+    ) -> (Self, mpsc::Sender<Update>) {
         let (sender, updates) = mpsc::channel(QUEUE);
         let state = Self {
             snapshot: Snapshot::default(),
@@ -40,6 +46,7 @@ impl State {
             updates,
             placement,
             feed,
+            memory,
         };
         (state, sender)
     }
@@ -89,13 +96,20 @@ impl State {
                 client,
                 events: new,
                 done,
+                documents,
             } => {
+                if let Some(memory) = &self.memory {
+                    memory.note(&inventory, documents);
+                }
                 self.placement.put(Arc::clone(&inventory)).await;
                 self.snapshot.put(Node { inventory, client });
                 events.extend(new);
                 waiting.extend(done);
             }
             Update::Removed { addr, event } => {
+                if let Some(memory) = &self.memory {
+                    memory.drop_node(&addr);
+                }
                 self.placement.remove(addr.clone()).await;
                 self.snapshot.remove(&addr);
                 events.extend(event);

@@ -4,6 +4,8 @@
 //! Pending --validated--> Healthy --`limit` failures in a row--> Unhealthy
 //!    ^                      ^------------any success--------------'
 //!    '---the engine shows up with another ID, or is found anew
+//!
+//! An engine that an earlier process knew goes from Pending to Unhealthy at its first failure.
 //! ```
 
 use std::{fmt, num::NonZeroU32, time::Duration};
@@ -52,6 +54,8 @@ pub struct Health {
     attempts: u32,
     limit: NonZeroU32,
     error: Option<String>,
+    /// Known from before, and not heard yet.
+    is_remembered: bool,
 }
 
 /// The longest wait between two tries to reach an engine that does not answer.
@@ -69,6 +73,15 @@ impl Health {
             attempts: 0,
             limit,
             error: None,
+            is_remembered: false,
+        }
+    }
+
+    /// An engine that an earlier process knew; the first failure makes it unhealthy.
+    pub fn remembered(limit: NonZeroU32) -> Self {
+        Self {
+            is_remembered: true,
+            ..Self::new(limit)
         }
     }
 
@@ -104,6 +117,7 @@ impl Health {
             Status::Healthy | Status::Disconnected => None,
         };
         self.status = Status::Healthy;
+        self.is_remembered = false;
         self.failures = 0;
         self.attempts = 0;
         self.error = None;
@@ -115,6 +129,9 @@ impl Health {
         self.failures = self.failures.saturating_add(1);
         self.attempts = self.attempts.saturating_add(1);
         self.error = Some(error.into());
+        if self.is_remembered && self.status == Status::Pending {
+            self.status = Status::Unhealthy;
+        }
         if self.status == Status::Healthy && self.failures >= self.limit.get() {
             self.status = Status::Unhealthy;
             return Some(Transition::Lost);
@@ -189,6 +206,17 @@ mod tests {
             assert_eq!(health.failed("refused"), None);
         }
         assert_eq!(health.status(), Status::Pending);
+    }
+
+    #[test]
+    fn a_remembered_engine_is_unhealthy_at_the_first_failure() {
+        let mut health = Health::remembered(NonZeroU32::new(3).unwrap());
+        assert_eq!(health.status(), Status::Pending);
+        assert_eq!(health.failed("refused"), None);
+        assert_eq!(health.status(), Status::Unhealthy);
+        assert_eq!(health.validated(), Some(Transition::Recovered));
+        assert_eq!(health.failed("refused"), None);
+        assert_eq!(health.status(), Status::Healthy);
     }
 
     #[test]

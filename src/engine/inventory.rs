@@ -10,6 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     engine::{health::Status, raw::RawObject},
     model::{address::EngineAddr, resource::Amount},
@@ -46,10 +48,13 @@ pub struct Inventory {
     pub networks: Arc<Vec<Arc<Network>>>,
     /// Volumes, in the engine's order.
     pub volumes: Arc<Vec<Arc<Volume>>>,
+    /// Whether all this is what an earlier process saw, and nothing was heard since.
+    pub is_recalled: bool,
 }
 
 /// What an engine says of itself in `/info` and `/version`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct Specs {
     /// The engine's own ID.
     pub id: String,
@@ -80,7 +85,8 @@ pub struct Specs {
 }
 
 /// An engine's part in a swarm, as its `/info` tells it under `Swarm`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct SwarmMember {
     /// Whether it manages the swarm: only such an engine changes the swarm's networks.
     pub manager: bool,
@@ -110,6 +116,7 @@ impl Inventory {
             images: Arc::default(),
             networks: Arc::default(),
             volumes: Arc::default(),
+            is_recalled: false,
         }
     }
 
@@ -125,9 +132,10 @@ impl Inventory {
             .map_or_else(String::new, |specs| format!("{}|{}", specs.id, self.addr))
     }
 
-    /// Whether the engine was validated: its containers are known, though it may be down now.
+    /// Whether the engine was validated, by this process or an earlier one: its containers are
+    /// known, though it may be down now.
     pub fn is_validated(&self) -> bool {
-        self.status != Status::Pending && self.specs.is_some()
+        (self.status != Status::Pending || self.is_recalled) && self.specs.is_some()
     }
 
     /// Whether the engine can be talked to.

@@ -17,6 +17,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use rand::RngExt;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -74,6 +76,8 @@ pub struct Options {
     pub failure_limit: NonZeroU32,
     /// What `--cpu-shares` means.
     pub cpu_shares: CpuShares,
+    /// Whether updates carry inspect documents.
+    pub keeps_documents: bool,
 }
 
 /// What a monitor found.
@@ -88,6 +92,9 @@ pub enum Update {
         events: Vec<Event>,
         /// Told when the inventory is public.
         done: Vec<oneshot::Sender<()>>,
+        /// Inspect documents of the containers that were inspected since the last update, if
+        /// anybody remembers them.
+        documents: Vec<(Arc<str>, Bytes)>,
     },
     /// The engine left the cluster.
     Removed {
@@ -115,6 +122,17 @@ pub enum Refresh {
     All,
 }
 
+/// What an earlier process knew of engines.
+#[async_trait]
+pub trait Recall: Send + Sync {
+    /// An engine as last seen; `None` if it never was.
+    ///
+    /// # Errors
+    ///
+    /// Nobody can tell at the moment.
+    async fn recall(&self, addr: &EngineAddr) -> Result<Option<Inventory>, String>;
+}
+
 enum Command {
     Refresh(Refresh, oneshot::Sender<()>),
     Failure(String),
@@ -129,6 +147,7 @@ pub struct Monitors {
 struct Inner {
     options: Options,
     updates: mpsc::Sender<Update>,
+    recall: Option<Arc<dyn Recall>>,
     running: Mutex<HashMap<EngineAddr, Handle>>,
     /// Monitors that were told to stop and may still have a last word; a new one for the same
     /// address waits for it.
@@ -149,6 +168,7 @@ impl Monitors {
     pub fn new(
         options: Options,
         updates: mpsc::Sender<Update>,
+        recall: Option<Arc<dyn Recall>>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
@@ -156,6 +176,7 @@ impl Monitors {
             inner: Arc::new(Inner {
                 options,
                 updates,
+                recall,
                 running: Mutex::default(),
                 leaving: Mutex::default(),
                 validations: Arc::new(Semaphore::new(CONCURRENT_VALIDATIONS)),
@@ -192,6 +213,8 @@ impl Monitors {
             inventory: Inventory::pending(addr.clone()),
             options,
             updates: self.inner.updates.clone(),
+            recall: self.inner.recall.clone(),
+            documents: Vec::new(),
             commands: received,
             validations: Arc::clone(&self.inner.validations),
             stop: stop.clone(),
@@ -287,6 +310,9 @@ struct Monitor {
     health: Health,
     inventory: Inventory,
     updates: mpsc::Sender<Update>,
+    /// Who knows what the engine held before this process; `None` once that is settled.
+    recall: Option<Arc<dyn Recall>>,
+    documents: Vec<(Arc<str>, Bytes)>,
     commands: mpsc::Receiver<Command>,
     validations: Arc<Semaphore>,
     stop: CancellationToken,
@@ -319,8 +345,13 @@ enum MonitorError {
 
 impl Monitor {
     async fn run(mut self) {
-        self.publish(Vec::new()).await;
         let stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.recall() => {}
+        }
+        self.publish(Vec::new()).await;
         loop {
             let end = tokio::select! {
                 biased;
@@ -339,6 +370,23 @@ impl Monitor {
             }
         }
         self.leave().await;
+    }
+
+    /// Takes over what an earlier process knew, until the engine itself can be asked.
+    async fn recall(&mut self) {
+        let Some(recall) = &self.recall else {
+            return;
+        };
+        match recall.recall(&self.inventory.addr).await {
+            Ok(Some(inventory)) => {
+                debug!(node = inventory.name(), "remembered engine");
+                self.inventory = inventory;
+                self.health = Health::remembered(self.options.failure_limit);
+                self.recall = None;
+            }
+            Ok(None) => self.recall = None,
+            Err(reason) => debug!(reason, "cannot recall the engine yet"),
+        }
     }
 
     async fn connect_and_follow(&mut self) -> End {
@@ -366,6 +414,8 @@ impl Monitor {
             warn!(%error, "volumes cannot be listed");
         }
         drop(permit);
+        self.inventory.is_recalled = false;
+        self.recall = None;
         let event = match self.health.validated() {
             Some(Transition::Connected) => {
                 info!(node = self.inventory.name(), "registered engine");
@@ -523,6 +573,9 @@ impl Monitor {
             }
         };
         debug!(%error, failures = self.health.failures(), "engine cannot be reached");
+        if was == Status::Pending {
+            self.recall().await;
+        }
         let mut events = Vec::new();
         if transition == Some(Transition::Lost) {
             warn!(node = self.inventory.name(), %error, "engine is unhealthy");
@@ -579,6 +632,7 @@ impl Monitor {
             client: self.speaking(&self.shared),
             events,
             done: std::mem::take(&mut self.waiting),
+            documents: std::mem::take(&mut self.documents),
         };
         // At shutdown nobody listens any more.
         let _ = self.updates.send(update).await;

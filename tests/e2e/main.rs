@@ -15,6 +15,7 @@ mod docker;
 mod fleet;
 mod http;
 mod manager;
+mod memory;
 
 mod build;
 mod buildkit;

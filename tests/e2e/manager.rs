@@ -59,6 +59,7 @@ impl Manager {
                 "XDG_CACHE_HOME",
                 Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"),
             )
+            .env("XDG_STATE_HOME", directory.path())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stderr(output.try_clone().expect("the log file"))

@@ -8,6 +8,7 @@ use skep::{
     cluster::{
         Cluster, Options,
         create::{CreateError, CreateRequest},
+        memory::Memory,
         snapshot::Snapshot,
     },
     discovery::{Backend, BackendError, Batch, Change},
@@ -110,9 +111,10 @@ impl Strategy for Fewest {
 
 /// A cluster over a fleet, stopped when dropped.
 pub struct Bench {
-    pub fleet: Fleet,
+    pub fleet: Arc<Fleet>,
     pub cluster: Cluster,
     members: watch::Sender<Vec<String>>,
+    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -146,6 +148,16 @@ impl Bench {
 
     /// Starts over a fleet that is there, and waits for nothing.
     pub fn over(fleet: Fleet, change: impl FnOnce(&mut Options)) -> Self {
+        Self::over_with(fleet, None, change)
+    }
+
+    /// As [`Bench::over`], with a memory.
+    pub fn over_with(
+        fleet: impl Into<Arc<Fleet>>,
+        memory: Option<Memory>,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        let fleet = fleet.into();
         let addrs = fleet
             .engines()
             .iter()
@@ -158,11 +170,13 @@ impl Bench {
         let stop = CancellationToken::new();
         let mut received = received;
         received.mark_changed();
+        let tasks = TaskTracker::new();
         let cluster = Cluster::start(
             options,
             Scheduler::new(vec![Box::new(Healthy)], Box::new(Fewest)),
             Box::new(Members(received)),
-            &TaskTracker::new(),
+            memory,
+            &tasks,
             &stop,
         )
         .unwrap();
@@ -170,8 +184,16 @@ impl Bench {
             fleet,
             cluster,
             members,
+            tasks,
             stop,
         }
+    }
+
+    /// Stops the cluster and waits until nothing of it runs any more.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Waits until the snapshot is as wanted.
@@ -198,7 +220,7 @@ impl Bench {
         Ok(id_of(&created.body))
     }
 
-    fn status(&self, index: usize) -> Option<Status> {
+    pub fn status(&self, index: usize) -> Option<Status> {
         let addr = self.fleet.engine(index).addr().to_string().parse().unwrap();
         let snapshot = self.cluster.snapshot();
         snapshot.node(&addr).map(|node| node.inventory.status)

@@ -5,5 +5,6 @@ mod cluster;
 mod conformance;
 mod faults;
 mod hostile;
+mod memory;
 mod objects;
 mod tls;

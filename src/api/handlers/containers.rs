@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use tracing::warn;
 
 use super::{Answer, Context, engine_path, json, json_bytes, no_content, read_object};
 use crate::{
@@ -60,20 +61,40 @@ pub async fn inspect(
     query: &Query,
 ) -> Answer {
     let found = find_or(context, name, ApiError::no_container_plain)?;
-    let path = engine_path(
-        &found.node,
-        version,
-        &format!("/containers/{}/json", found.container.id),
-        query,
-    );
-    let mut document: RawObject = found
-        .node
-        .client
-        .json_at(Method::GET, &path)
-        .await
-        .inspect_err(|error| note_failure(context, &found.node, error))?;
+    let mut document = match remembered(context, &found).await {
+        Some(document) => document,
+        None => {
+            let path = engine_path(
+                &found.node,
+                version,
+                &format!("/containers/{}/json", found.container.id),
+                query,
+            );
+            found
+                .node
+                .client
+                .json_at(Method::GET, &path)
+                .await
+                .inspect_err(|error| note_failure(context, &found.node, error))?
+        }
+    };
     add_node(&mut document, &found.node)?;
     Ok(json(&document))
+}
+
+/// The document of a container on a node that is down, as last seen.
+async fn remembered(context: &Context, found: &Found) -> Option<RawObject> {
+    let inventory = &found.node.inventory;
+    if inventory.is_healthy() {
+        return None;
+    }
+    let memory = context.cluster.memory()?;
+    memory
+        .inspect(&inventory.addr, &found.container.id)
+        .await
+        .inspect_err(|error| warn!(%error, "record cannot be read"))
+        .ok()
+        .flatten()
 }
 
 /// Puts the node, and its address where the engine says "all addresses", into the document.

@@ -89,7 +89,7 @@ impl Monitor {
                 continue;
             };
             match self.inventory.containers.get(id.as_str()) {
-                Some(known) if is_same(known, &entry) => {
+                Some(known) if !self.inventory.is_recalled && is_same(known, &entry) => {
                     kept.insert(Arc::clone(&known.id), Arc::clone(known));
                 }
                 _ => changed.push((Arc::from(id), entry)),
@@ -177,7 +177,7 @@ impl Monitor {
     /// Inspects containers. One that vanished meanwhile is left out; one whose answer is odd stays
     /// as it was known, since an engine may fail to inspect one broken container for ever.
     async fn inspect_all(
-        &self,
+        &mut self,
         client: &Client,
         entries: Vec<(Arc<str>, RawObject)>,
     ) -> Result<Vec<Arc<Container>>, MonitorError> {
@@ -199,6 +199,9 @@ impl Monitor {
             let odd = match answer {
                 Ok(inspect) => match Container::parse(&entry, &inspect, cpus, shares) {
                     Ok(container) if container.id == id => {
+                        if self.options.keeps_documents {
+                            self.documents.push((id, inspect));
+                        }
                         containers.push(Arc::new(container));
                         continue;
                     }

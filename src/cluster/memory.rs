@@ -1,0 +1,688 @@
+//! What the cluster remembers beyond this process: nodes and containers, as last seen.
+//!
+//! ```text
+//! monitor --inventory, inspect documents--> note --> keeper --> store     what changed
+//! create  --expect--> engine --> save ---------------------> store     before it is acknowledged
+//! monitor <--recall-------------------------------------------- store     a node not heard yet
+//! ```
+//!
+//! Keys, below the cluster's prefix:
+//!
+//! - `nodes/<addr>`: what the engine said of itself, and when it was last heard.
+//! - `containers/<addr>/<id>`: the engine's list entry (`Entry`) and inspect document (`Inspect`),
+//!   and for a container made through us the create request (`Create`), directives included.
+//!
+//! The engines are the truth for what they hold; records are for when they cannot be asked. A
+//! container that a healthy engine no longer lists is forgotten. A node that leaves the cluster is
+//! not: it may have died, and come back. What cannot be read under our keys is left alone.
+//!
+//! A store that is away holds up nothing but creates: what changes meanwhile waits here, at most
+//! one document for each container, and is written when the store is back.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    engine::{
+        inventory::{Container, Inventory, Specs, container::CpuShares},
+        monitor::Recall,
+        raw::RawObject,
+    },
+    model::address::EngineAddr,
+    store::{Entry, Store, StoreError},
+};
+
+/// Longest time for one call to the store.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Wait before a store that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How many nodes are brought up to date at once.
+const CONCURRENT_NODES: usize = 8;
+
+/// How many records of one node are written at once.
+const CONCURRENT_WRITES: usize = 32;
+
+/// How often it is noted that a node is there.
+const SEEN_INTERVAL: TimeDelta = TimeDelta::hours(1);
+
+/// What the memory needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything is kept below this key.
+    pub prefix: String,
+    /// Whether containers may be created without a record while the store is away.
+    pub optional: bool,
+    /// How long a node is remembered that is not heard of.
+    pub forget_after: Duration,
+    /// What `--cpu-shares` means.
+    pub cpu_shares: CpuShares,
+}
+
+/// The cluster's memory. Cheap to clone.
+#[derive(Clone)]
+pub struct Memory {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    options: Options,
+    desk: Mutex<Desk>,
+    work: Notify,
+    /// Why the store cannot be used, while it cannot.
+    trouble: watch::Sender<Option<StoreError>>,
+}
+
+/// What waits to be written, and what is known to be written.
+#[derive(Default)]
+struct Desk {
+    pending: HashMap<EngineAddr, Pending>,
+    /// Each node as a healthy engine showed it last.
+    latest: HashMap<EngineAddr, Arc<Inventory>>,
+    /// Containers whose create waits to save them itself, by cluster-wide ID.
+    expected: HashMap<Arc<str>, Option<Seen>>,
+    saved: HashMap<EngineAddr, Saved>,
+}
+
+/// What is new of one node: containers by ID, and whatever else its inventory tells.
+type Pending = HashMap<Arc<str>, Document>;
+
+/// What a container's record is made of, besides its list entry.
+#[derive(Clone)]
+struct Document {
+    inspect: Bytes,
+    /// `None`: as the record has it.
+    create: Option<RawObject>,
+}
+
+/// A container as it was inspected.
+struct Seen {
+    addr: EngineAddr,
+    container: Arc<Container>,
+    inspect: Bytes,
+}
+
+/// What the store has of one node: a digest of each record.
+#[derive(Clone, Default)]
+struct Saved {
+    node: Option<(u64, DateTime<Utc>)>,
+    /// Whether what stands in the node's place is not ours to overwrite.
+    is_foreign: bool,
+    containers: HashMap<Arc<str>, u64>,
+}
+
+/// The record of a node.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeRecord {
+    specs: Specs,
+    #[serde(default)]
+    ip: Option<IpAddr>,
+    seen_at: DateTime<Utc>,
+}
+
+/// The request that made a container, for its record.
+#[derive(Clone, Debug)]
+pub struct CreateRecord {
+    /// The name asked for; empty if none.
+    pub name: String,
+    /// The body with its directives as labels, not yet scaled to an engine.
+    pub body: RawObject,
+}
+
+/// A create that will save its container itself, so that nobody else does meanwhile.
+pub struct Expectation {
+    memory: Memory,
+    swarm_id: Arc<str>,
+}
+
+impl Memory {
+    /// A memory in a store; nothing is written before [`Memory::run`].
+    pub fn new(store: Arc<dyn Store>, options: Options) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                options,
+                desk: Mutex::default(),
+                work: Notify::new(),
+                trouble: watch::Sender::new(None),
+            }),
+        }
+    }
+
+    /// Why the store cannot be used, while it cannot.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.inner.trouble.borrow().clone()
+    }
+
+    /// Whether containers may be created without a record while the store is away.
+    pub fn is_optional(&self) -> bool {
+        self.inner.options.optional
+    }
+
+    /// Takes note of what a monitor found; never waits. Documents are those of containers that
+    /// were inspected since the last note.
+    pub fn note(&self, inventory: &Arc<Inventory>, documents: Vec<(Arc<str>, Bytes)>) {
+        if documents.is_empty() && !inventory.is_healthy() {
+            return;
+        }
+        let addr = &inventory.addr;
+        let mut desk = self.desk();
+        let desk = &mut *desk;
+        let pending = desk.pending.entry(addr.clone()).or_default();
+        for (id, inspect) in documents {
+            let container = inventory.containers.get(&id);
+            let expected = container
+                .and_then(|container| container.swarm_id.as_ref())
+                .and_then(|swarm_id| desk.expected.get_mut(swarm_id));
+            if let (Some(slot), Some(container)) = (expected, container) {
+                *slot = Some(Seen {
+                    addr: addr.clone(),
+                    container: Arc::clone(container),
+                    inspect,
+                });
+            } else {
+                let create = pending.remove(&id).and_then(|document| document.create);
+                pending.insert(id, Document { inspect, create });
+            }
+        }
+        if inventory.is_healthy() {
+            desk.latest.insert(addr.clone(), Arc::clone(inventory));
+        }
+        self.inner.work.notify_one();
+    }
+
+    /// A node left the cluster: what waits to be written of it is dropped, its records stay.
+    pub fn drop_node(&self, addr: &EngineAddr) {
+        let mut desk = self.desk();
+        desk.pending.remove(addr);
+        desk.latest.remove(addr);
+        desk.saved.remove(addr);
+    }
+
+    /// Announces a container that is about to be made.
+    pub fn expect(&self, swarm_id: &str) -> Expectation {
+        let swarm_id: Arc<str> = swarm_id.into();
+        self.desk().expected.insert(Arc::clone(&swarm_id), None);
+        Expectation {
+            memory: self.clone(),
+            swarm_id,
+        }
+    }
+
+    /// The inspect document of a container as last seen; `None` if there is no record.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn inspect(
+        &self,
+        addr: &EngineAddr,
+        id: &str,
+    ) -> Result<Option<RawObject>, StoreError> {
+        let key = self.container_key(addr, id);
+        let found = self.within(self.inner.store.get(&key)).await?;
+        Ok(found
+            .and_then(|entry| RawObject::parse(&entry.value).ok())
+            .and_then(|record| record.object("Inspect").ok())
+            .filter(|inspect| !inspect.is_empty()))
+    }
+
+    /// Writes what changes, until `shutdown`; what waits then is written first, if the store is
+    /// there.
+    pub async fn run(self, shutdown: CancellationToken) {
+        if let Err(error) = self.forget_old_nodes().await {
+            self.failed(error);
+        }
+        loop {
+            let is_last = shutdown.is_cancelled();
+            let took = self.write_pending().await;
+            if is_last {
+                return;
+            }
+            if self.trouble().is_some() {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = tokio::time::sleep(RETRY) => {}
+                }
+                self.probe().await;
+            } else if !took {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = self.inner.work.notified() => {}
+                }
+            }
+        }
+    }
+
+    /// Whether there was anything to do, and more may be.
+    async fn write_pending(&self) -> bool {
+        let work: Vec<_> = {
+            let mut desk = self.desk();
+            let desk = &mut *desk;
+            let latest = &desk.latest;
+            desk.pending
+                .extract_if(|addr, _| latest.contains_key(addr))
+                .map(|(addr, pending)| (Arc::clone(&latest[&addr]), pending))
+                .collect()
+        };
+        let took = !work.is_empty();
+        stream::iter(work)
+            .for_each_concurrent(CONCURRENT_NODES, |(inventory, pending)| async move {
+                self.write_node(&inventory, pending).await;
+            })
+            .await;
+        took && self.trouble().is_none()
+    }
+
+    async fn write_node(&self, inventory: &Inventory, mut pending: Pending) {
+        let addr = &inventory.addr;
+        if self.trouble().is_some() {
+            self.put_back(addr, pending);
+            return;
+        }
+        let saved = match self.saved(addr).await {
+            Ok(saved) => saved,
+            Err(error) => {
+                self.failed(error);
+                self.put_back(addr, pending);
+                return;
+            }
+        };
+        self.write_specs(inventory, &saved).await;
+        let mut writes: Vec<(Arc<str>, Option<(Arc<Container>, Document)>)> = saved
+            .containers
+            .keys()
+            .filter(|id| !inventory.containers.contains_key(*id))
+            .map(|id| (Arc::clone(id), None))
+            .collect();
+        for (id, document) in pending.drain() {
+            let Some(container) = inventory.containers.get(&id) else {
+                continue;
+            };
+            let digest = digest(container, &document.inspect);
+            if document.create.is_some() || saved.containers.get(&id) != Some(&digest) {
+                writes.push((id, Some((Arc::clone(container), document))));
+            }
+        }
+        stream::iter(writes)
+            .for_each_concurrent(CONCURRENT_WRITES, |(id, write)| async move {
+                let outcome = match &write {
+                    None => self.delete(addr, &id).await,
+                    Some((container, document)) => self.write(addr, container, document).await,
+                };
+                if let Err(error) = outcome {
+                    let is_lasting = matches!(error, StoreError::TooLarge { .. });
+                    self.failed(error);
+                    if let Some((_, document)) = write
+                        && !is_lasting
+                    {
+                        self.put_back(addr, HashMap::from([(id, document)]));
+                    }
+                }
+            })
+            .await;
+        // Deletions and specs that failed are found again by comparing.
+        if self.trouble().is_some() {
+            self.put_back(addr, pending);
+        }
+    }
+
+    async fn write_specs(&self, inventory: &Inventory, saved: &Saved) {
+        let Some(specs) = &inventory.specs else {
+            return;
+        };
+        let addr = &inventory.addr;
+        let now = Utc::now();
+        let record = NodeRecord {
+            specs: (**specs).clone(),
+            ip: inventory.ip,
+            seen_at: now,
+        };
+        let digest = record.digest();
+        let is_same = saved
+            .node
+            .is_some_and(|(known, at)| known == digest && now - at < SEEN_INTERVAL);
+        if is_same || saved.is_foreign {
+            return;
+        }
+        let Ok(value) = serde_json::to_vec(&record) else {
+            return;
+        };
+        let key = self.node_key(addr);
+        match self.within(self.inner.store.put(&key, value.into())).await {
+            Ok(_) => {
+                if let Some(saved) = self.desk().saved.get_mut(addr) {
+                    saved.node = Some((digest, now));
+                }
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// Writes a container's record, with the create request it had if there is no other.
+    async fn write(
+        &self,
+        addr: &EngineAddr,
+        container: &Container,
+        document: &Document,
+    ) -> Result<(), StoreError> {
+        let key = self.container_key(addr, &container.id);
+        let create = match &document.create {
+            Some(create) => Some(create.clone()),
+            None => self
+                .within(self.inner.store.get(&key))
+                .await?
+                .and_then(|entry| RawObject::parse(&entry.value).ok())
+                .and_then(|record| record.object("Create").ok())
+                .filter(|create| !create.is_empty()),
+        };
+        let mut record = RawObject::default();
+        if let Ok(entry) = RawObject::parse(&container.entry) {
+            record.set("Entry", &entry);
+        }
+        if let Ok(inspect) = RawObject::parse(&document.inspect) {
+            record.set("Inspect", &inspect);
+        }
+        if let Some(create) = create {
+            record.set("Create", &create);
+        }
+        let value = Bytes::from(record.to_bytes());
+        self.within(self.inner.store.put(&key, value)).await?;
+        let digest = digest(container, &document.inspect);
+        if let Some(saved) = self.desk().saved.get_mut(addr) {
+            saved.containers.insert(Arc::clone(&container.id), digest);
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, addr: &EngineAddr, id: &Arc<str>) -> Result<(), StoreError> {
+        let key = self.container_key(addr, id);
+        self.within(self.inner.store.delete(&key, None)).await?;
+        if let Some(saved) = self.desk().saved.get_mut(addr) {
+            saved.containers.remove(id);
+        }
+        Ok(())
+    }
+
+    /// What the store has of a node, read once.
+    async fn saved(&self, addr: &EngineAddr) -> Result<Saved, StoreError> {
+        if let Some(saved) = self.desk().saved.get(addr) {
+            return Ok(saved.clone());
+        }
+        self.read(addr).await.map(|(saved, _)| saved)
+    }
+
+    /// Reads all records of a node.
+    async fn read(&self, addr: &EngineAddr) -> Result<(Saved, Option<Inventory>), StoreError> {
+        let prefix = format!("{}/containers/{addr}", self.inner.options.prefix);
+        let listing = self.within(self.inner.store.list(&prefix)).await?;
+        let key = self.node_key(addr);
+        let node = self.within(self.inner.store.get(&key)).await?;
+        let mut saved = Saved::default();
+        let record = node.as_ref().and_then(parse_node);
+        saved.is_foreign = node.is_some() && record.is_none();
+        if let Some(record) = &record {
+            saved.node = Some((record.digest(), record.seen_at));
+        }
+        let cpus = record.as_ref().map_or(0, |record| record.specs.cpus);
+        let mut containers = imbl::OrdMap::new();
+        for entry in &listing.entries {
+            match self.parse_container(entry, cpus) {
+                Ok((container, digest)) => {
+                    saved.containers.insert(Arc::clone(&container.id), digest);
+                    containers.insert(Arc::clone(&container.id), Arc::new(container));
+                }
+                Err(reason) => {
+                    warn!(key = entry.key, reason, "record cannot be read, left alone");
+                }
+            }
+        }
+        let inventory = record.map(|record| Inventory {
+            specs: Some(Arc::new(record.specs)),
+            ip: record.ip,
+            updated_at: record.seen_at.into(),
+            containers,
+            is_recalled: true,
+            ..Inventory::pending(addr.clone())
+        });
+        let mut desk = self.desk();
+        let saved = desk.saved.entry(addr.clone()).or_insert(saved).clone();
+        Ok((saved, inventory))
+    }
+
+    fn parse_container(&self, entry: &Entry, cpus: u32) -> Result<(Container, u64), String> {
+        let record = RawObject::parse(&entry.value).map_err(|error| error.to_string())?;
+        let list_entry = record.object("Entry").map_err(|error| error.to_string())?;
+        let inspect = record
+            .get("Inspect")
+            .ok_or("it has no member `Inspect`")?
+            .get()
+            .as_bytes();
+        let shares = self.inner.options.cpu_shares;
+        let container = Container::parse(&list_entry, inspect, cpus, shares)
+            .map_err(|error| error.to_string())?;
+        if !entry.key.ends_with(&*container.id) || container.id.is_empty() {
+            return Err(format!("it is of container `{}`", container.id));
+        }
+        let digest = digest(&container, inspect);
+        Ok((container, digest))
+    }
+
+    /// Drops records of nodes that were not heard of for long.
+    async fn forget_old_nodes(&self) -> Result<(), StoreError> {
+        let prefix = format!("{}/nodes", self.inner.options.prefix);
+        let listing = self.within(self.inner.store.list(&prefix)).await?;
+        let Ok(limit) = TimeDelta::from_std(self.inner.options.forget_after) else {
+            return Ok(());
+        };
+        for entry in listing.entries {
+            let Some(record) = parse_node(&entry) else {
+                continue;
+            };
+            let Some(addr) = entry.key.strip_prefix(&format!("{prefix}/")) else {
+                continue;
+            };
+            if Utc::now() - record.seen_at < limit {
+                continue;
+            }
+            info!(addr, seen_at = %record.seen_at, "node is forgotten");
+            let containers = format!("{}/containers/{addr}", self.inner.options.prefix);
+            for container in self
+                .within(self.inner.store.list(&containers))
+                .await?
+                .entries
+            {
+                let at = Some(container.revision);
+                self.within(self.inner.store.delete(&container.key, at))
+                    .await?;
+            }
+            let at = Some(entry.revision);
+            self.within(self.inner.store.delete(&entry.key, at)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sees whether the store is back.
+    async fn probe(&self) {
+        let key = format!("{}/probe", self.inner.options.prefix);
+        match self.within(self.inner.store.get(&key)).await {
+            Ok(_) => {
+                if self.inner.trouble.send_replace(None).is_some() {
+                    info!(store = self.inner.store.name(), "store is back");
+                }
+            }
+            Err(error) => debug!(%error, "store is still away"),
+        }
+    }
+
+    /// Notes a failure. One that concerns a single record does not make the store unusable.
+    fn failed(&self, error: StoreError) {
+        match error {
+            StoreError::Unavailable { .. } | StoreError::Denied { .. } => {
+                let before = self.inner.trouble.send_replace(Some(error.clone()));
+                if before.is_none() {
+                    warn!(%error, "store cannot be used");
+                }
+                self.inner.work.notify_one();
+            }
+            error => warn!(%error, "record cannot be written"),
+        }
+    }
+
+    /// Has another go at what could not be written, unless there is something newer.
+    fn put_back(&self, addr: &EngineAddr, older: Pending) {
+        let mut desk = self.desk();
+        let pending = desk.pending.entry(addr.clone()).or_default();
+        for (id, document) in older {
+            let newer = pending.entry(id).or_insert_with(|| document.clone());
+            newer.create = newer.create.take().or(document.create);
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(DEADLINE, call)
+            .await
+            .unwrap_or_else(|_| {
+                Err(StoreError::Unavailable {
+                    store: self.inner.store.name().to_owned(),
+                    reason: format!("no answer within {DEADLINE:?}"),
+                })
+            })
+    }
+
+    fn node_key(&self, addr: &EngineAddr) -> String {
+        format!("{}/nodes/{addr}", self.inner.options.prefix)
+    }
+
+    fn container_key(&self, addr: &EngineAddr, id: &str) -> String {
+        format!("{}/containers/{addr}/{id}", self.inner.options.prefix)
+    }
+
+    fn desk(&self) -> std::sync::MutexGuard<'_, Desk> {
+        self.inner
+            .desk
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Recall for Memory {
+    async fn recall(&self, addr: &EngineAddr) -> Result<Option<Inventory>, String> {
+        match self.read(addr).await {
+            Ok((_, inventory)) => Ok(inventory),
+            Err(error) => {
+                let reason = error.to_string();
+                self.failed(error);
+                Err(reason)
+            }
+        }
+    }
+}
+
+impl Expectation {
+    /// Saves the container that was made, with the request that made it.
+    ///
+    /// `inspect` is asked for the document if no monitor has inspected the container yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the record is written later then, if the container is still there.
+    pub async fn save(
+        self,
+        (addr, container): (&EngineAddr, &Arc<Container>),
+        create: &CreateRecord,
+        inspect: impl Future<Output = Option<Bytes>>,
+    ) -> Result<(), StoreError> {
+        let (container, inspect) = match self.take() {
+            Some(seen) => (seen.container, seen.inspect),
+            None => (Arc::clone(container), inspect.await.unwrap_or_default()),
+        };
+        let mut request = RawObject::default();
+        request.set("Name", &create.name);
+        request.set("Body", &create.body);
+        let document = Document {
+            inspect,
+            create: Some(request),
+        };
+        let memory = &self.memory;
+        let written = memory.write(addr, &container, &document).await;
+        if let Err(error) = &written {
+            memory.failed(error.clone());
+            let id = Arc::clone(&container.id);
+            memory.put_back(addr, HashMap::from([(id, document)]));
+        }
+        written
+    }
+
+    fn take(&self) -> Option<Seen> {
+        let mut desk = self.memory.desk();
+        desk.expected.get_mut(&self.swarm_id).and_then(Option::take)
+    }
+}
+
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        let seen = self.memory.desk().expected.remove(&self.swarm_id).flatten();
+        if let Some(seen) = seen {
+            let document = Document {
+                inspect: seen.inspect,
+                create: None,
+            };
+            let id = Arc::clone(&seen.container.id);
+            let memory = &self.memory;
+            memory.put_back(&seen.addr, HashMap::from([(id, document)]));
+        }
+        self.memory.inner.work.notify_one();
+    }
+}
+
+impl NodeRecord {
+    /// Equal for records that differ in time alone.
+    fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_vec(&self.specs)
+            .unwrap_or_default()
+            .hash(&mut hasher);
+        self.ip.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+fn parse_node(entry: &Entry) -> Option<NodeRecord> {
+    serde_json::from_slice(&entry.value)
+        .inspect_err(|error| warn!(key = entry.key, %error, "record cannot be read, left alone"))
+        .ok()
+}
+
+/// Equal for containers whose records need not be written again.
+fn digest(container: &Container, inspect: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    container.names.hash(&mut hasher);
+    // Space between members is not kept in records.
+    match RawObject::parse(inspect) {
+        Ok(object) => object.to_bytes().hash(&mut hasher),
+        Err(_) => inspect.hash(&mut hasher),
+    }
+    hasher.finish()
+}

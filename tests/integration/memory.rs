@@ -1,0 +1,379 @@
+//! What a cluster knows after a restart, and what it does while its store is away.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use skep::{
+    cluster::{
+        create::CreateError,
+        memory::{Memory, Options},
+    },
+    engine::{health::Status, inventory::container::CpuShares, raw::RawObject},
+    store::{
+        Entry, Expected, Listing, Revision, Session, Store, StoreError, Watch, embedded::Embedded,
+    },
+};
+use skep_fleet::Fleet;
+
+use crate::cluster::{BODY, Bench, PATIENCE};
+
+/// A store that can be away.
+struct Shaky {
+    store: Embedded,
+    is_away: AtomicBool,
+}
+
+impl Shaky {
+    fn new(path: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            store: Embedded::open(path).unwrap(),
+            is_away: AtomicBool::new(false),
+        })
+    }
+
+    fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable {
+                store: "shaky".to_owned(),
+                reason: "gone fishing".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Shaky {
+    fn name(&self) -> &str {
+        "shaky"
+    }
+    fn max_value(&self) -> usize {
+        self.store.max_value()
+    }
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.check()?;
+        self.store.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.check()?;
+        self.store.list(prefix).await
+    }
+    async fn put(&self, key: &str, value: Bytes) -> Result<Revision, StoreError> {
+        self.check()?;
+        self.store.put(key, value).await
+    }
+    async fn swap(
+        &self,
+        key: &str,
+        expected: Expected,
+        value: Bytes,
+    ) -> Result<Revision, StoreError> {
+        self.check()?;
+        self.store.swap(key, expected, value).await
+    }
+    async fn delete(&self, key: &str, at: Option<Revision>) -> Result<bool, StoreError> {
+        self.check()?;
+        self.store.delete(key, at).await
+    }
+    async fn watch(&self, from: Listing) -> Result<Box<dyn Watch>, StoreError> {
+        self.check()?;
+        self.store.watch(from).await
+    }
+    async fn session(&self, ttl: Duration) -> Result<Box<dyn Session>, StoreError> {
+        self.check()?;
+        self.store.session(ttl).await
+    }
+}
+
+/// A fleet, a store, and one cluster after the other over both.
+struct Stage {
+    fleet: Arc<Fleet>,
+    store: Arc<Shaky>,
+    _directory: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn new(engines: usize, containers: usize) -> Self {
+        let fleet = Fleet::builder().engines(engines).containers(containers);
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            fleet: Arc::new(fleet.start().await.unwrap()),
+            store: Shaky::new(&directory.path().join("store.redb")),
+            _directory: directory,
+        }
+    }
+
+    fn start(&self, optional: bool) -> Bench {
+        let options = Options {
+            prefix: "test".to_owned(),
+            optional,
+            forget_after: Duration::from_secs(3600),
+            cpu_shares: CpuShares::Cores,
+        };
+        let store: Arc<dyn Store> = Arc::clone(&self.store) as _;
+        let memory = Memory::new(store, options);
+        Bench::over_with(Arc::clone(&self.fleet), Some(memory), |_| {})
+    }
+
+    async fn start_healthy(&self) -> Bench {
+        let bench = self.start(false);
+        let all = self.fleet.engines().len();
+        bench
+            .until("all engines are healthy", |snapshot| {
+                let healthy = snapshot.nodes().filter(|node| node.inventory.is_healthy());
+                healthy.count() == all
+            })
+            .await;
+        bench
+    }
+
+    async fn records(&self) -> Vec<RawObject> {
+        let listing = self.store.store.list("test/containers").await.unwrap();
+        let values = listing.entries.iter().map(|entry| &entry.value);
+        values
+            .map(|value| RawObject::parse(value).unwrap())
+            .collect()
+    }
+
+    /// Waits until the store has this many records of containers.
+    async fn until_recorded(&self, count: usize) -> Vec<RawObject> {
+        let wait = async {
+            let mut watch = self
+                .store
+                .store
+                .watch(Listing {
+                    prefix: "test".to_owned(),
+                    ..Listing::default()
+                })
+                .await
+                .unwrap();
+            loop {
+                let records = self.records().await;
+                if records.len() == count {
+                    return records;
+                }
+                watch.next().await.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("never {count} records"))
+    }
+}
+
+#[tokio::test]
+async fn what_runs_on_a_node_that_is_down_is_known_after_a_restart() {
+    let stage = Stage::new(2, 0).await;
+    let bench = stage.start_healthy().await;
+    for name in ["one", "two"] {
+        bench.create(name, BODY).await.unwrap();
+    }
+    let lost = stage.fleet.engine(1).containers()[0].clone();
+    let name = lost.name.trim_start_matches('/').to_owned();
+    bench.stop().await;
+    drop(bench);
+
+    stage.fleet.engine(1).die();
+    let bench = stage.start(false);
+    let snapshot = bench
+        .until("the container is there at once", |snapshot| {
+            snapshot.container(&name).is_some()
+        })
+        .await;
+    let found = snapshot.container(&name).unwrap();
+    let id = lost.id.to_string();
+    assert_eq!(*found.container.id, *id);
+    assert!(found.node.inventory.is_validated());
+    assert!(!found.node.inventory.is_healthy());
+    let error = bench.create(&name, BODY).await.unwrap_err();
+    assert!(matches!(error, CreateError::NameTaken(_)), "{error}");
+    bench
+        .until("the node is unhealthy", |_| {
+            bench.status(1) == Some(Status::Unhealthy)
+        })
+        .await;
+    let memory = bench.cluster.memory().unwrap();
+    let addr = &found.node.inventory.addr;
+    let inspect = memory.inspect(addr, &id).await.unwrap().unwrap();
+    assert_eq!(inspect.parsed::<String>("Id").unwrap().unwrap(), id);
+
+    // What happened while it was away counts once it is back.
+    stage.fleet.engine(1).remove_silently(&id);
+    stage.fleet.engine(1).come_back();
+    bench
+        .until("the container is gone", |snapshot| {
+            snapshot.container(&name).is_none() && bench.status(1) == Some(Status::Healthy)
+        })
+        .await;
+    stage.until_recorded(1).await;
+    bench.create(&name, BODY).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_create_is_recorded_with_its_request_before_it_is_acknowledged() {
+    let stage = Stage::new(1, 0).await;
+    let bench = stage.start_healthy().await;
+    let body = r#"{"Image":"busybox","Env":["A=1","constraint:node!=elsewhere"],"Future":[1]}"#;
+    bench.create("web", body).await.unwrap();
+    let [record] = stage.records().await.try_into().unwrap();
+    let create = record.object("Create").unwrap();
+    assert_eq!(create.parsed::<String>("Name").unwrap().unwrap(), "web");
+    let request = create.object("Body").unwrap();
+    assert_eq!(request.get("Future").unwrap().get(), "[1]");
+    let labels = request.get("Labels").unwrap().get();
+    assert!(labels.contains("node!=elsewhere"), "{labels}");
+    assert!(!record.object("Inspect").unwrap().is_empty());
+    assert!(!record.object("Entry").unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_request_stays_in_the_record_when_the_container_changes() {
+    let stage = Stage::new(1, 0).await;
+    let bench = stage.start_healthy().await;
+    let id = bench.create("web", BODY).await.unwrap();
+    let state = |record: &RawObject| {
+        let inspect = record.object("Inspect").unwrap();
+        let state = inspect.object("State").unwrap();
+        state.parsed::<String>("Status").unwrap().unwrap()
+    };
+    let found = bench.cluster.snapshot().container(&id).unwrap();
+    let start = format!("/containers/{id}/start");
+    let client = &found.node.client;
+    client.call(http::Method::POST, &start).await.unwrap();
+    let wait = async {
+        loop {
+            let [record] = stage.records().await.try_into().unwrap();
+            if state(&record) == "running" {
+                return record;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let record = tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    assert!(!record.object("Create").unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn containers_made_by_others_are_recorded_too() {
+    let stage = Stage::new(2, 3).await;
+    let _bench = stage.start_healthy().await;
+    for record in stage.until_recorded(6).await {
+        assert!(record.object("Create").unwrap().is_empty());
+        assert!(!record.object("Inspect").unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_written_again_after_a_restart() {
+    let stage = Stage::new(1, 5).await;
+    let bench = stage.start_healthy().await;
+    stage.until_recorded(5).await;
+    bench.stop().await;
+    let before = stage.store.store.list("test/containers").await.unwrap();
+    let bench = stage.start_healthy().await;
+    bench.stop().await;
+    let after = stage.store.store.list("test/containers").await.unwrap();
+    assert_eq!(before.entries, after.entries);
+}
+
+#[tokio::test]
+async fn no_container_is_made_while_the_store_is_away() {
+    let stage = Stage::new(2, 0).await;
+    let bench = stage.start_healthy().await;
+    stage.store.set_away(true);
+    // The first one finds out, the second one knows.
+    for _ in 0..2 {
+        let error = bench.create("web", BODY).await.unwrap_err();
+        assert!(matches!(error, CreateError::Store(_)), "{error}");
+        assert!(error.to_string().contains("gone fishing"), "{error}");
+        for engine in stage.fleet.engines() {
+            assert!(engine.containers().is_empty());
+        }
+    }
+    stage.store.set_away(false);
+    let create = async {
+        loop {
+            match bench.create("web", BODY).await {
+                Ok(id) => return id,
+                Err(CreateError::Store(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, create).await.unwrap();
+    assert_eq!(stage.records().await.len(), 1);
+}
+
+#[tokio::test]
+async fn who_does_not_insist_on_records_gets_them_later() {
+    let stage = Stage::new(1, 0).await;
+    let bench = stage.start(true);
+    bench
+        .until("the engine is healthy", |_| {
+            bench.status(0) == Some(Status::Healthy)
+        })
+        .await;
+    stage.store.set_away(true);
+    bench.create("web", BODY).await.unwrap();
+    assert!(stage.records().await.is_empty());
+    stage.store.set_away(false);
+    let [record] = stage.until_recorded(1).await.try_into().unwrap();
+    assert!(!record.object("Create").unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_at_the_start_is_read_when_it_is_back() {
+    let stage = Stage::new(1, 0).await;
+    let bench = stage.start_healthy().await;
+    bench.create("web", BODY).await.unwrap();
+    bench.stop().await;
+    drop(bench);
+    stage.fleet.engine(0).die();
+    stage.store.set_away(true);
+    let bench = stage.start(false);
+    bench
+        .until("the node is tried", |snapshot| {
+            snapshot.nodes().any(|node| node.inventory.error.is_some())
+        })
+        .await;
+    assert!(bench.cluster.snapshot().container("web").is_none());
+    stage.store.set_away(false);
+    bench
+        .until("the container is recalled", |snapshot| {
+            snapshot.container("web").is_some()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_read_are_left_alone() {
+    let stage = Stage::new(1, 0).await;
+    let addr = stage.fleet.engine(0).addr();
+    let foreign = [
+        format!("test/containers/{addr}/mine"),
+        format!("test/nodes/{addr}"),
+    ];
+    for key in &foreign {
+        stage.store.put(key, "not yours".into()).await.unwrap();
+    }
+    let bench = stage.start_healthy().await;
+    bench.create("web", BODY).await.unwrap();
+    bench.stop().await;
+    for key in &foreign {
+        let left = stage.store.get(key).await.unwrap().unwrap();
+        assert_eq!(left.value, "not yours", "{key}");
+    }
+    assert!(bench.cluster.snapshot().container("mine").is_none());
+}
