@@ -60,10 +60,12 @@ pub async fn inspect(
     name: &str,
     query: &Query,
 ) -> Answer {
-    let found = find_or(context, name, ApiError::no_container_plain)?;
+    let found = context.cluster.snapshot().container(name);
+    let found = found.ok_or_else(|| ApiError::no_container_plain(name))?;
     let mut document = match remembered(context, &found).await {
         Some(document) => document,
         None => {
+            check_healthy(name, &found)?;
             let path = engine_path(
                 &found.node,
                 version,
