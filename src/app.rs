@@ -37,6 +37,10 @@ pub use nodes::{join, list};
 /// How often the files of TLS are looked at for changes.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long the name of a create that was under way when the last manager ended is kept, if its
+/// engine answers and has no such container.
+const SETTLE_AFTER: Duration = Duration::from_secs(60);
+
 /// Runs the daemon until `shutdown`, then lets requests finish.
 ///
 /// # Errors
@@ -177,6 +181,7 @@ async fn memory(config: &Config) -> anyhow::Result<Option<Memory>> {
         prefix: config.store.prefix.clone(),
         optional: config.store.when_away == store_config::WhenAway::Continue,
         forget_after: config.store.forget_after,
+        settle_after: SETTLE_AFTER,
         cpu_shares: cpu_shares(config),
     };
     Ok(Some(Memory::new(Arc::new(store), options)))

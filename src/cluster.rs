@@ -154,7 +154,7 @@ impl Cluster {
         );
         tasks.spawn(state.run(shutdown.clone()));
         if let Some(memory) = &memory {
-            tasks.spawn(memory.clone().run(shutdown.clone()));
+            tasks.spawn(memory.clone().run(placement.clone(), shutdown.clone()));
         }
         tasks.spawn(membership::follow(
             backend,

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Cluster,
-    memory::{CreateRecord, Expectation, Memory},
+    memory::{CreateRecord, intents::Intention},
     placement::{PlaceError, Wanted},
     snapshot::{Found, Node, Snapshot},
 };
@@ -136,11 +136,8 @@ impl Cluster {
     }
 
     async fn create_here(&self, request: CreateRequest) -> Result<Created, CreateError> {
-        if let Some(memory) = &self.inner.memory
-            && !memory.is_optional()
-            && let Some(error) = memory.trouble()
-        {
-            return Err(error.into());
+        if let Some(memory) = &self.inner.memory {
+            memory.ready().await?;
         }
         let mut draft = Draft::new(&request, &self.snapshot(), self.options().cpu_shares)?;
         let mut retries = 0;
@@ -196,8 +193,7 @@ impl Cluster {
             .node(&addr)
             .cloned()
             .ok_or(CreateError::NodeGone)?;
-        let memory = self.inner.memory.as_ref();
-        let expectation = memory.map(|memory| memory.expect(&draft.request.id));
+        let intention = self.intend(&addr, draft).await?;
         let outcome = self.create_on(&node, request, draft).await;
         if outcome.is_err() {
             failed_on.push(addr.clone());
@@ -213,7 +209,13 @@ impl Cluster {
             Err(CreateError::Engine(error)) if error.is_answer_lost() => {
                 self.find_created(&addr, &draft.request.id).ok_or(error)?
             }
-            other => other?,
+            Err(error) => {
+                if let Some(intention) = intention {
+                    intention.failed();
+                }
+                return Err(error);
+            }
+            Ok(body) => body,
         };
         if let Some(id) = RawObject::parse(&body)
             .ok()
@@ -227,48 +229,33 @@ impl Cluster {
             let id: Arc<str> = Arc::from(id);
             self.refresh(&addr, Refresh::Container(Arc::clone(&id)))
                 .await;
-            if let Some(expectation) = expectation {
-                self.remember(expectation, &node, id, draft).await?;
+            if let Some(intention) = intention
+                && self.snapshot().container(&id).is_some()
+            {
+                intention.made();
             }
         }
         drop(reservation);
         Ok(Created { body, addr })
     }
 
-    /// Saves the record of a container that was made; without one the container is removed again,
-    /// unless the configuration allows it to live.
-    async fn remember(
+    /// Has the create on record before an engine is asked; `None` if there is no memory.
+    async fn intend(
         &self,
-        expectation: Expectation,
-        node: &Node,
-        id: Arc<str>,
+        addr: &EngineAddr,
         draft: &Draft,
-    ) -> Result<(), CreateError> {
-        let addr = &node.inventory.addr;
+    ) -> Result<Option<Intention>, StoreError> {
+        let Some(memory) = &self.inner.memory else {
+            return Ok(None);
+        };
         let create = CreateRecord {
             name: draft.request.name.clone(),
             body: draft.body.clone(),
         };
-        let made = Container {
-            id: Arc::clone(&id),
-            ..(*draft.container).clone()
-        };
-        let inspect = async { node.client.inspect(&id).await.ok() };
-        let saved = expectation
-            .save((addr, &Arc::new(made)), &create, inspect)
-            .await;
-        let Err(error) = saved else {
-            return Ok(());
-        };
-        if self.inner.memory.as_ref().is_some_and(Memory::is_optional) {
-            return Ok(());
-        }
-        let path = format!("/containers/{id}?force=1&v=1");
-        if let Err(failure) = node.client.call(Method::DELETE, &path).await {
-            warn!(container = &*id, %failure, "container without a record cannot be removed");
-        }
-        self.refresh(addr, Refresh::Container(id)).await;
-        Err(error.into())
+        memory
+            .intend(&draft.request.id, addr, &create)
+            .await
+            .map(Some)
     }
 
     /// Creates the container on one node, which pulls the image first if it has to.
@@ -332,6 +319,9 @@ pub(super) async fn rename(
         && *other.container.id == *name
     {
         return Err(CreateError::NameTaken(name.to_owned()));
+    }
+    if let Some(memory) = &cluster.inner.memory {
+        memory.ready().await?;
     }
     let held = cluster.inner.placement.reserve_name(name).await?;
     let path = format!(

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! monitor --inventory, inspect documents--> note --> keeper --> store     what changed
-//! create  --expect--> engine --> save ---------------------> store     before it is acknowledged
-//! monitor <--recall-------------------------------------------- store     a node not heard yet
+//! create  --intend---------------------------------------------> store     before an engine is asked
+//! monitor <--recall--------------------------------------------- store     a node not heard yet
 //! ```
 //!
 //! Keys, below the cluster's prefix:
@@ -11,6 +11,7 @@
 //! - `nodes/<addr>`: what the engine said of itself, and when it was last heard.
 //! - `containers/<addr>/<id>`: the engine's list entry (`Entry`) and inspect document (`Inspect`),
 //!   and for a container made through us the create request (`Create`), directives included.
+//! - `creates/<cluster-wide ID>`: a create under way, see [`intents`].
 //!
 //! The engines are the truth for what they hold; records are for when they cannot be asked. A
 //! container that a healthy engine no longer lists is forgotten. A node that leaves the cluster is
@@ -36,7 +37,11 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+pub mod intents;
+
+use self::intents::Intent;
 use crate::{
+    cluster::placement::Placement,
     engine::{
         inventory::{Container, Inventory, Specs, container::CpuShares},
         monitor::Recall,
@@ -51,6 +56,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Wait before a store that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often creates whose end is unknown are looked at.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How many nodes are brought up to date at once.
 const CONCURRENT_NODES: usize = 8;
@@ -70,6 +78,9 @@ pub struct Options {
     pub optional: bool,
     /// How long a node is remembered that is not heard of.
     pub forget_after: Duration,
+    /// How long an engine that answers may take to come up with a container that was asked for by
+    /// a manager that died, or whose answer was lost.
+    pub settle_after: Duration,
     /// What `--cpu-shares` means.
     pub cpu_shares: CpuShares,
 }
@@ -87,6 +98,8 @@ struct Inner {
     work: Notify,
     /// Why the store cannot be used, while it cannot.
     trouble: watch::Sender<Option<StoreError>>,
+    /// Whether the creates of an earlier process are known.
+    ready: watch::Sender<bool>,
 }
 
 /// What waits to be written, and what is known to be written.
@@ -95,8 +108,8 @@ struct Desk {
     pending: HashMap<EngineAddr, Pending>,
     /// Each node as a healthy engine showed it last.
     latest: HashMap<EngineAddr, Arc<Inventory>>,
-    /// Containers whose create waits to save them itself, by cluster-wide ID.
-    expected: HashMap<Arc<str>, Option<Seen>>,
+    /// Creates that are not settled, by cluster-wide ID.
+    intents: HashMap<Arc<str>, Intent>,
     saved: HashMap<EngineAddr, Saved>,
 }
 
@@ -109,13 +122,6 @@ struct Document {
     inspect: Bytes,
     /// `None`: as the record has it.
     create: Option<RawObject>,
-}
-
-/// A container as it was inspected.
-struct Seen {
-    addr: EngineAddr,
-    container: Arc<Container>,
-    inspect: Bytes,
 }
 
 /// What the store has of one node: a digest of each record.
@@ -146,12 +152,6 @@ pub struct CreateRecord {
     pub body: RawObject,
 }
 
-/// A create that will save its container itself, so that nobody else does meanwhile.
-pub struct Expectation {
-    memory: Memory,
-    swarm_id: Arc<str>,
-}
-
 impl Memory {
     /// A memory in a store; nothing is written before [`Memory::run`].
     pub fn new(store: Arc<dyn Store>, options: Options) -> Self {
@@ -162,6 +162,7 @@ impl Memory {
                 desk: Mutex::default(),
                 work: Notify::new(),
                 trouble: watch::Sender::new(None),
+                ready: watch::Sender::new(false),
             }),
         }
     }
@@ -187,20 +188,8 @@ impl Memory {
         let desk = &mut *desk;
         let pending = desk.pending.entry(addr.clone()).or_default();
         for (id, inspect) in documents {
-            let container = inventory.containers.get(&id);
-            let expected = container
-                .and_then(|container| container.swarm_id.as_ref())
-                .and_then(|swarm_id| desk.expected.get_mut(swarm_id));
-            if let (Some(slot), Some(container)) = (expected, container) {
-                *slot = Some(Seen {
-                    addr: addr.clone(),
-                    container: Arc::clone(container),
-                    inspect,
-                });
-            } else {
-                let create = pending.remove(&id).and_then(|document| document.create);
-                pending.insert(id, Document { inspect, create });
-            }
+            let create = pending.remove(&id).and_then(|document| document.create);
+            pending.insert(id, Document { inspect, create });
         }
         if inventory.is_healthy() {
             desk.latest.insert(addr.clone(), Arc::clone(inventory));
@@ -214,16 +203,6 @@ impl Memory {
         desk.pending.remove(addr);
         desk.latest.remove(addr);
         desk.saved.remove(addr);
-    }
-
-    /// Announces a container that is about to be made.
-    pub fn expect(&self, swarm_id: &str) -> Expectation {
-        let swarm_id: Arc<str> = swarm_id.into();
-        self.desk().expected.insert(Arc::clone(&swarm_id), None);
-        Expectation {
-            memory: self.clone(),
-            swarm_id,
-        }
     }
 
     /// The inspect document of a container as last seen; `None` if there is no record.
@@ -246,13 +225,15 @@ impl Memory {
 
     /// Writes what changes, until `shutdown`; what waits then is written first, if the store is
     /// there.
-    pub async fn run(self, shutdown: CancellationToken) {
-        if let Err(error) = self.forget_old_nodes().await {
-            self.failed(error);
-        }
+    pub async fn run(self, placement: Placement, shutdown: CancellationToken) {
+        let mut is_tidy = false;
         loop {
             let is_last = shutdown.is_cancelled();
+            if !is_tidy && !is_last {
+                is_tidy = self.start(&placement).await;
+            }
             let took = self.write_pending().await;
+            let waits = self.settle_rest().await;
             if is_last {
                 return;
             }
@@ -266,9 +247,19 @@ impl Memory {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
                     () = self.inner.work.notified() => {}
+                    () = tokio::time::sleep(SETTLE_INTERVAL), if waits => {}
                 }
             }
         }
+    }
+
+    /// What has to be done once, as soon as the store is there.
+    async fn start(&self, placement: &Placement) -> bool {
+        let outcome = match self.recall_intents(placement).await {
+            Ok(()) => self.forget_old_nodes().await,
+            Err(error) => Err(error),
+        };
+        outcome.map_err(|error| self.failed(error)).is_ok()
     }
 
     /// Whether there was anything to do, and more may be.
@@ -312,10 +303,13 @@ impl Memory {
             .filter(|id| !inventory.containers.contains_key(*id))
             .map(|id| (Arc::clone(id), None))
             .collect();
-        for (id, document) in pending.drain() {
+        for (id, mut document) in pending.drain() {
             let Some(container) = inventory.containers.get(&id) else {
                 continue;
             };
+            if let Some(create) = self.intended(container.swarm_id.as_ref()) {
+                document.create = Some(create);
+            }
             let digest = digest(container, &document.inspect);
             if document.create.is_some() || saved.containers.get(&id) != Some(&digest) {
                 writes.push((id, Some((Arc::clone(container), document))));
@@ -409,6 +403,7 @@ impl Memory {
         if let Some(saved) = self.desk().saved.get_mut(addr) {
             saved.containers.insert(Arc::clone(&container.id), digest);
         }
+        self.settle_made(container.swarm_id.as_ref()).await;
         Ok(())
     }
 
@@ -597,63 +592,6 @@ impl Recall for Memory {
                 Err(reason)
             }
         }
-    }
-}
-
-impl Expectation {
-    /// Saves the container that was made, with the request that made it.
-    ///
-    /// `inspect` is asked for the document if no monitor has inspected the container yet.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; the record is written later then, if the container is still there.
-    pub async fn save(
-        self,
-        (addr, container): (&EngineAddr, &Arc<Container>),
-        create: &CreateRecord,
-        inspect: impl Future<Output = Option<Bytes>>,
-    ) -> Result<(), StoreError> {
-        let (container, inspect) = match self.take() {
-            Some(seen) => (seen.container, seen.inspect),
-            None => (Arc::clone(container), inspect.await.unwrap_or_default()),
-        };
-        let mut request = RawObject::default();
-        request.set("Name", &create.name);
-        request.set("Body", &create.body);
-        let document = Document {
-            inspect,
-            create: Some(request),
-        };
-        let memory = &self.memory;
-        let written = memory.write(addr, &container, &document).await;
-        if let Err(error) = &written {
-            memory.failed(error.clone());
-            let id = Arc::clone(&container.id);
-            memory.put_back(addr, HashMap::from([(id, document)]));
-        }
-        written
-    }
-
-    fn take(&self) -> Option<Seen> {
-        let mut desk = self.memory.desk();
-        desk.expected.get_mut(&self.swarm_id).and_then(Option::take)
-    }
-}
-
-impl Drop for Expectation {
-    fn drop(&mut self) {
-        let seen = self.memory.desk().expected.remove(&self.swarm_id).flatten();
-        if let Some(seen) = seen {
-            let document = Document {
-                inspect: seen.inspect,
-                create: None,
-            };
-            let id = Arc::clone(&seen.container.id);
-            let memory = &self.memory;
-            memory.put_back(&seen.addr, HashMap::from([(id, document)]));
-        }
-        self.memory.inner.work.notify_one();
     }
 }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use skep::{
     cluster::{
-        create::CreateError,
+        create::{CreateError, CreateRequest},
         memory::{Memory, Options},
     },
     engine::{health::Status, inventory::container::CpuShares, raw::RawObject},
@@ -21,7 +21,7 @@ use skep::{
         Entry, Expected, Listing, Revision, Session, Store, StoreError, Watch, embedded::Embedded,
     },
 };
-use skep_fleet::Fleet;
+use skep_fleet::{Fault, Fleet};
 
 use crate::cluster::{BODY, Bench, PATIENCE};
 
@@ -120,6 +120,7 @@ impl Stage {
             prefix: "test".to_owned(),
             optional,
             forget_after: Duration::from_secs(3600),
+            settle_after: Duration::from_millis(100),
             cpu_shares: CpuShares::Cores,
         };
         let store: Arc<dyn Store> = Arc::clone(&self.store) as _;
@@ -145,6 +146,26 @@ impl Stage {
         values
             .map(|value| RawObject::parse(value).unwrap())
             .collect()
+    }
+
+    /// Waits until the store has no create under way.
+    async fn until_settled(&self) {
+        let wait = async {
+            while !self
+                .store
+                .store
+                .list("test/creates")
+                .await
+                .unwrap()
+                .entries
+                .is_empty()
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("never settled");
     }
 
     /// Waits until the store has this many records of containers.
@@ -222,12 +243,78 @@ async fn what_runs_on_a_node_that_is_down_is_known_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_create_is_recorded_with_its_request_before_it_is_acknowledged() {
+async fn a_create_is_on_record_before_an_engine_is_asked() {
+    let stage = Stage::new(1, 0).await;
+    let bench = stage.start_healthy().await;
+    stage
+        .fleet
+        .engine(0)
+        .set_fault_on("POST /containers/create", Fault::Hang);
+    let cluster = bench.cluster.clone();
+    let create = tokio::spawn(async move {
+        let request = CreateRequest {
+            name: "web".to_owned(),
+            body: RawObject::parse(BODY.as_bytes()).unwrap(),
+            version: None,
+            query: String::new(),
+            auth: None,
+        };
+        cluster.create(request).await
+    });
+    let engine = stage.fleet.engine(0);
+    let asked = engine.wait_for(|engine| engine.requests("POST /containers/create") > 0);
+    tokio::time::timeout(PATIENCE, asked).await.unwrap();
+    let intents = stage
+        .store
+        .store
+        .list("test/creates")
+        .await
+        .unwrap()
+        .entries;
+    let [intent] = intents.try_into().unwrap();
+    let intent = RawObject::parse(&intent.value).unwrap();
+    let create_request = intent.object("Create").unwrap();
+    let name: String = create_request.parsed("Name").unwrap().unwrap();
+    assert_eq!(name, "web");
+    create.abort();
+}
+
+#[tokio::test]
+async fn the_name_of_a_create_that_a_dead_manager_began_is_kept_until_that_is_settled() {
+    let stage = Stage::new(1, 0).await;
+    let addr = stage.fleet.engine(0).addr();
+    let key = "test/creates/0123";
+    let record = format!(r#"{{"Node":"{addr}","Create":{{"Name":"web","Body":{BODY}}}}}"#);
+    stage.store.put(key, record.into()).await.unwrap();
+    stage.fleet.engine(0).die();
+    let bench = stage.start(false);
+    let error = bench.create("web", BODY).await.unwrap_err();
+    // Names are looked at before nodes.
+    assert!(matches!(error, CreateError::NameTaken(_)), "{error}");
+    stage.fleet.engine(0).come_back();
+    let create = async {
+        loop {
+            match bench.create("web", BODY).await {
+                Ok(id) => return id,
+                Err(CreateError::NameTaken(_) | CreateError::Schedule(_)) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, create).await.unwrap();
+    assert_eq!(stage.store.get(key).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_record_of_a_container_has_the_request_that_made_it() {
     let stage = Stage::new(1, 0).await;
     let bench = stage.start_healthy().await;
     let body = r#"{"Image":"busybox","Env":["A=1","constraint:node!=elsewhere"],"Future":[1]}"#;
     bench.create("web", body).await.unwrap();
-    let [record] = stage.records().await.try_into().unwrap();
+    let [record] = stage.until_recorded(1).await.try_into().unwrap();
+    stage.until_settled().await;
     let create = record.object("Create").unwrap();
     assert_eq!(create.parsed::<String>("Name").unwrap().unwrap(), "web");
     let request = create.object("Body").unwrap();
@@ -254,7 +341,7 @@ async fn the_request_stays_in_the_record_when_the_container_changes() {
     client.call(http::Method::POST, &start).await.unwrap();
     let wait = async {
         loop {
-            let [record] = stage.records().await.try_into().unwrap();
+            let [record] = stage.until_recorded(1).await.try_into().unwrap();
             if state(&record) == "running" {
                 return record;
             }
@@ -313,7 +400,8 @@ async fn no_container_is_made_while_the_store_is_away() {
         }
     };
     tokio::time::timeout(PATIENCE, create).await.unwrap();
-    assert_eq!(stage.records().await.len(), 1);
+    stage.until_recorded(1).await;
+    stage.until_settled().await;
 }
 
 #[tokio::test]

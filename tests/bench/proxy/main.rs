@@ -104,6 +104,7 @@ impl Daemon {
     fn start(engine: SocketAddr) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_skep"))
             .args(["--log-format", "json", "manage", "-H", "tcp://127.0.0.1:0"])
+            .args(["--store", "none"])
             .arg(format!("nodes://{engine}"))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

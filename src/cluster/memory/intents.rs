@@ -1,0 +1,282 @@
+//! Creates under way: written before an engine is asked, settled when the container is on record.
+//!
+//! An engine may go on making a container after the manager that asked for it has died. The next
+//! manager must neither give its name away meanwhile nor lose the request that it was made with.
+//! So the intent is in the store before the engine hears of it: the one write that a create waits
+//! for. It is deleted once the container's record, which takes the request over, is written, or
+//! once it is certain that there is no container.
+//!
+//! Key: `creates/<cluster-wide ID>`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{CreateRecord, Memory};
+use crate::{
+    cluster::placement::{NameReservation, Placement},
+    engine::{inventory::Inventory, raw::RawObject},
+    model::address::EngineAddr,
+    store::StoreError,
+};
+
+/// A create under way.
+pub(super) struct Intent {
+    addr: EngineAddr,
+    /// What goes into the container's record.
+    pub(super) create: RawObject,
+    fate: Fate,
+    /// Keeps the name of a create of an earlier process.
+    _name: Option<NameReservation>,
+}
+
+/// What is known of the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// The engine is being asked.
+    UnderWay,
+    /// It was made and seen: if it is not there now, it was removed.
+    Made,
+    /// It may be there or come, since this moment.
+    Unknown(Instant),
+    /// There is none: the intent has to go.
+    Over,
+}
+
+/// The record of an intent.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct IntentRecord {
+    node: String,
+    create: RawObject,
+}
+
+/// A create whose intent is on record. Dropped, it leaves open whether there is a container.
+pub struct Intention {
+    memory: Memory,
+    swarm_id: Arc<str>,
+    is_settled: bool,
+}
+
+impl Memory {
+    /// Writes down that a container is about to be made on a node. Where records are optional and
+    /// the store is away, the request is kept here until there is a record to put it in.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the engine must not be asked then.
+    pub async fn intend(
+        &self,
+        swarm_id: &str,
+        addr: &EngineAddr,
+        create: &CreateRecord,
+    ) -> Result<Intention, StoreError> {
+        let ready = self.trouble().map_or(Ok(()), Err);
+        let mut request = RawObject::default();
+        request.set("Name", &create.name);
+        request.set("Body", &create.body);
+        let record = IntentRecord {
+            node: addr.to_string(),
+            create: request,
+        };
+        let value = Bytes::from(serde_json::to_vec(&record).unwrap_or_default());
+        let swarm_id: Arc<str> = swarm_id.into();
+        let intent = Intent {
+            addr: addr.clone(),
+            create: record.create,
+            fate: Fate::UnderWay,
+            _name: None,
+        };
+        self.desk().intents.insert(Arc::clone(&swarm_id), intent);
+        let mut intention = Intention {
+            memory: self.clone(),
+            swarm_id,
+            is_settled: false,
+        };
+        let key = self.intent_key(&intention.swarm_id);
+        let written = match ready {
+            Ok(()) => self.within(self.inner.store.put(&key, value)).await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = written else {
+            return Ok(intention);
+        };
+        self.failed(error.clone());
+        if self.is_optional() {
+            warn!(%error, "create without a record");
+            return Ok(intention);
+        }
+        // It may have been written in spite of the error.
+        intention.settle(Fate::Over);
+        Err(error)
+    }
+
+    /// Reads the intents of an earlier process, whose names are kept until each is settled.
+    pub(super) async fn recall_intents(&self, placement: &Placement) -> Result<(), StoreError> {
+        let prefix = format!("{}/creates", self.inner.options.prefix);
+        let listing = self.within(self.inner.store.list(&prefix)).await?;
+        for entry in listing.entries {
+            let swarm_id = entry.key.rsplit('/').next().unwrap_or_default();
+            let record: Result<IntentRecord, _> = serde_json::from_slice(&entry.value);
+            let addr = record
+                .as_ref()
+                .ok()
+                .and_then(|record| record.node.parse().ok());
+            let (Ok(record), Some(addr)) = (record, addr) else {
+                warn!(key = entry.key, "record cannot be read, left alone");
+                continue;
+            };
+            let name: String = record
+                .create
+                .parsed("Name")
+                .ok()
+                .flatten()
+                .unwrap_or_default();
+            info!(name, node = %addr, "a create was under way when the last manager ended");
+            let intent = Intent {
+                addr,
+                create: record.create,
+                fate: Fate::Unknown(Instant::now()),
+                // Taken already means that the container is there.
+                _name: placement.reserve_name(&name).await.ok(),
+            };
+            self.desk().intents.insert(swarm_id.into(), intent);
+        }
+        self.inner.ready.send_replace(true);
+        Ok(())
+    }
+
+    /// Waits until the names of creates of an earlier process are known: no name must be given
+    /// before. Where records are optional, a store that is away is not waited for.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be used.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        let outcome = self.await_ready().await;
+        if self.is_optional() { Ok(()) } else { outcome }
+    }
+
+    async fn await_ready(&self) -> Result<(), StoreError> {
+        if let Some(error) = self.trouble() {
+            return Err(error);
+        }
+        let mut ready = self.inner.ready.subscribe();
+        let mut trouble = self.inner.trouble.subscribe();
+        let wait = async {
+            tokio::select! {
+                _ = ready.wait_for(|ready| *ready) => Ok(()),
+                error = trouble.wait_for(Option::is_some) => match error.ok().and_then(|error| error.clone()) {
+                    Some(error) => Err(error),
+                    None => Ok(()),
+                },
+            }
+        };
+        self.within(wait).await
+    }
+
+    /// The request that a container was made with, if its create is not settled.
+    pub(super) fn intended(&self, swarm_id: Option<&Arc<str>>) -> Option<RawObject> {
+        let desk = self.desk();
+        let intent = desk.intents.get(swarm_id?)?;
+        Some(intent.create.clone())
+    }
+
+    /// Deletes the intent of a container that is on record.
+    pub(super) async fn settle_made(&self, swarm_id: Option<&Arc<str>>) {
+        let Some(swarm_id) = swarm_id else {
+            return;
+        };
+        let is_intended = self.desk().intents.contains_key(swarm_id);
+        if is_intended {
+            self.delete_intent(swarm_id).await;
+        }
+    }
+
+    /// Deletes the intents of which nothing will come. Returns whether some may still be settled
+    /// by time alone.
+    pub(super) async fn settle_rest(&self) -> bool {
+        let mut over = Vec::new();
+        let mut waits = false;
+        {
+            let desk = self.desk();
+            for (swarm_id, intent) in &desk.intents {
+                let inventory = desk.latest.get(&intent.addr);
+                let is_there = inventory.is_some_and(|inventory| holds(inventory, swarm_id));
+                let is_over = match intent.fate {
+                    Fate::UnderWay => false,
+                    Fate::Over => true,
+                    Fate::Made => inventory.is_some() && !is_there,
+                    Fate::Unknown(since) => {
+                        waits = true;
+                        inventory.is_some()
+                            && !is_there
+                            && since.elapsed() > self.inner.options.settle_after
+                    }
+                };
+                if is_over {
+                    over.push(Arc::clone(swarm_id));
+                }
+            }
+        }
+        for swarm_id in over {
+            self.delete_intent(&swarm_id).await;
+        }
+        waits
+    }
+
+    async fn delete_intent(&self, swarm_id: &Arc<str>) {
+        let key = self.intent_key(swarm_id);
+        match self.within(self.inner.store.delete(&key, None)).await {
+            Ok(_) => {
+                self.desk().intents.remove(swarm_id);
+            }
+            Err(error) => {
+                debug!(%error, "intent cannot be deleted yet");
+                self.failed(error);
+            }
+        }
+    }
+
+    fn intent_key(&self, swarm_id: &str) -> String {
+        format!("{}/creates/{swarm_id}", self.inner.options.prefix)
+    }
+}
+
+impl Intention {
+    /// The container was made, and the snapshot shows it.
+    pub fn made(mut self) {
+        self.settle(Fate::Made);
+    }
+
+    /// The engine refused: there is no container.
+    pub fn failed(mut self) {
+        self.settle(Fate::Over);
+    }
+
+    fn settle(&mut self, fate: Fate) {
+        if let Some(intent) = self.memory.desk().intents.get_mut(&self.swarm_id) {
+            intent.fate = fate;
+        }
+        self.is_settled = true;
+        self.memory.inner.work.notify_one();
+    }
+}
+
+impl Drop for Intention {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.settle(Fate::Unknown(Instant::now()));
+        }
+    }
+}
+
+fn holds(inventory: &Inventory, swarm_id: &str) -> bool {
+    let containers = inventory.containers.values();
+    containers
+        .into_iter()
+        .any(|container| container.swarm_id.as_deref() == Some(swarm_id))
+}
