@@ -39,7 +39,7 @@ const RELOAD_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long the name of a create that was under way when the last manager ended is kept, if its
 /// engine answers and has no such container.
-const SETTLE_AFTER: Duration = Duration::from_secs(60);
+const SETTLE_AFTER: Duration = Duration::from_secs(15);
 
 /// Runs the daemon until `shutdown`, then lets requests finish.
 ///

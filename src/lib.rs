@@ -12,6 +12,7 @@
 //!                       -> api::proxy    -> engine::transport     bytes in, bytes out
 //! state     discovery (WASM) -> cluster::membership -> engine::monitor -> engine::inventory
 //!                       -> cluster::state -> cluster::placement and cluster::snapshot -> api
+//!                                         -> cluster::memory -> store
 //! ```
 //!
 //! # Layers: who may import whom
@@ -48,7 +49,8 @@
 //!   engines through hyper and not through an SDK with closed types; bollard is the client that
 //!   the tests use against the daemon.
 //! - Container labels carry the intent (`com.docker.swarm.*`), so a fleet run by classic Swarm can
-//!   be taken over as it stands.
+//!   be taken over as it stands; the store adds what labels cannot: what ran on a node that is
+//!   down, and the creates that were under way when a manager died ([`cluster::memory`]).
 //! - A plugin can be wrong, slow, hungry, or malicious; the daemon stays up, answers, and says
 //!   which plugin failed. A filter that fails refuses the request, it is never skipped silently.
 //! - Every wait ends: a deadline on each engine and plugin call; streams end with either peer or

@@ -297,12 +297,18 @@ impl Memory {
             }
         };
         self.write_specs(inventory, &saved).await;
-        let mut writes: Vec<(Arc<str>, Option<(Arc<Container>, Document)>)> = saved
+        let gone = saved
             .containers
             .keys()
-            .filter(|id| !inventory.containers.contains_key(*id))
-            .map(|id| (Arc::clone(id), None))
-            .collect();
+            .filter(|id| !inventory.containers.contains_key(*id));
+        stream::iter(gone)
+            .for_each_concurrent(CONCURRENT_WRITES, |id| async move {
+                if let Err(error) = self.delete(addr, id).await {
+                    self.failed(error);
+                }
+            })
+            .await;
+        let mut writes = Vec::new();
         for (id, mut document) in pending.drain() {
             let Some(container) = inventory.containers.get(&id) else {
                 continue;
@@ -312,21 +318,16 @@ impl Memory {
             }
             let digest = digest(container, &document.inspect);
             if document.create.is_some() || saved.containers.get(&id) != Some(&digest) {
-                writes.push((id, Some((Arc::clone(container), document))));
+                writes.push((container, document));
             }
         }
         stream::iter(writes)
-            .for_each_concurrent(CONCURRENT_WRITES, |(id, write)| async move {
-                let outcome = match &write {
-                    None => self.delete(addr, &id).await,
-                    Some((container, document)) => self.write(addr, container, document).await,
-                };
-                if let Err(error) = outcome {
+            .for_each_concurrent(CONCURRENT_WRITES, |(container, document)| async move {
+                if let Err(error) = self.write(addr, container, &document).await {
                     let is_lasting = matches!(error, StoreError::TooLarge { .. });
                     self.failed(error);
-                    if let Some((_, document)) = write
-                        && !is_lasting
-                    {
+                    if !is_lasting {
+                        let id = Arc::clone(&container.id);
                         self.put_back(addr, HashMap::from([(id, document)]));
                     }
                 }

@@ -5,6 +5,7 @@ mod cluster;
 mod conformance;
 mod faults;
 mod hostile;
+mod kills;
 mod memory;
 mod objects;
 mod tls;

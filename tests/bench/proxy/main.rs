@@ -9,9 +9,7 @@
 //! ```
 
 use std::{
-    io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -20,7 +18,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use skep_fleet::Fleet;
+use skep_fleet::{Fleet, daemon::Daemon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -48,9 +46,10 @@ async fn run() {
         .await
         .expect("the engine starts");
     let engine = &fleet.engines()[0];
-    let daemon = Daemon::start(engine.addr());
-    let sides = [engine.addr(), daemon.addr];
-    prepare(daemon.addr).await;
+    let discovery = format!("nodes://{}", engine.addr());
+    let daemon = Daemon::start(env!("CARGO_BIN_EXE_skep"), &["--store", "none", &discovery]);
+    let sides = [engine.addr(), daemon.addr()];
+    prepare(daemon.addr()).await;
 
     println!(
         "{:<28} {:>10} {:>10} {:>10}",
@@ -91,49 +90,6 @@ async fn run() {
             "{name:<28} {direct:>5.0} MB/s {proxied:>5.0} MB/s {:>8.0} %",
             100.0 * proxied / direct
         );
-    }
-}
-
-/// The daemon over one engine.
-struct Daemon {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Daemon {
-    fn start(engine: SocketAddr) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_skep"))
-            .args(["--log-format", "json", "manage", "-H", "tcp://127.0.0.1:0"])
-            .args(["--store", "none"])
-            .arg(format!("nodes://{engine}"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("skep starts");
-        let mut log = BufReader::new(child.stderr.take().expect("the log is piped"));
-        let addr = loop {
-            let mut line = String::new();
-            assert_ne!(
-                log.read_line(&mut line).expect("the log is text"),
-                0,
-                "skep ended"
-            );
-            let line: serde_json::Value = serde_json::from_str(&line).expect("the log is JSON");
-            if let Some(addr) = line["fields"]["addr"].as_str() {
-                break addr.parse().expect("an address");
-            }
-        };
-        // Nobody else reads the log, and the daemon must not block on it.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, addr }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

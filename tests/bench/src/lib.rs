@@ -37,6 +37,7 @@ mod body;
 pub mod certificates;
 pub mod container;
 pub mod control;
+pub mod daemon;
 mod engine;
 mod event;
 mod fault;

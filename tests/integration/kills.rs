@@ -1,0 +1,234 @@
+//! A manager that is killed again and again under load: what it acknowledged stays true.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    models::ContainerCreateBody,
+    query_parameters::{
+        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptions,
+    },
+};
+use rand::RngExt;
+use skep_fleet::{Fault, Fleet, daemon::Daemon};
+use tokio::task::JoinHandle;
+
+use crate::cluster::PATIENCE;
+
+/// How often the manager is killed, unless the variable says otherwise.
+const KILLS: usize = 20;
+const KILLS_VARIABLE: &str = "SKEP_TEST_KILLS";
+
+const ENGINES: usize = 4;
+const CLIENTS: usize = 6;
+const NAMES: usize = 40;
+
+/// What the clients know.
+#[derive(Default)]
+struct Ledger {
+    /// Names by ID of containers that were acknowledged, and not removed by anybody.
+    there: BTreeMap<String, String>,
+    /// Those of them whose removal was asked for.
+    leaving: BTreeSet<String>,
+    created: usize,
+    refused: usize,
+}
+
+impl Ledger {
+    fn add(&mut self, id: String, name: &str) {
+        let twice = self
+            .there
+            .iter()
+            .find(|(other, taken)| *taken == name && !self.leaving.contains(*other));
+        assert!(twice.is_none(), "{name} was given to {id} and {twice:?}");
+        self.there.insert(id, name.to_owned());
+        self.created += 1;
+    }
+
+    fn staying(&self) -> BTreeMap<String, String> {
+        let staying = self.there.iter();
+        staying
+            .filter(|(id, _)| !self.leaving.contains(*id))
+            .map(|(id, name)| (id.clone(), name.clone()))
+            .collect()
+    }
+}
+
+fn client(daemon: &Daemon) -> Docker {
+    let addr = format!("tcp://{}", daemon.addr());
+    Docker::connect_with_http(&addr, 20, API_DEFAULT_VERSION).unwrap()
+}
+
+async fn create(docker: &Docker, name: &str) -> Result<String, bollard::errors::Error> {
+    let options = CreateContainerOptionsBuilder::new().name(name).build();
+    let body = ContainerCreateBody {
+        image: Some("busybox".to_owned()),
+        ..ContainerCreateBody::default()
+    };
+    let made = docker.create_container(Some(options), body).await?;
+    Ok(made.id)
+}
+
+/// Creates and removes until the manager is gone.
+async fn work(docker: Docker, ledger: Arc<Mutex<Ledger>>) {
+    loop {
+        let name = format!("n{}", rand::rng().random_range(0..NAMES));
+        match create(&docker, &name).await {
+            Ok(id) => ledger.lock().unwrap().add(id, &name),
+            Err(bollard::errors::Error::DockerResponseServerError { status_code, .. }) => {
+                assert!([409, 500, 503].contains(&status_code), "{status_code}");
+                ledger.lock().unwrap().refused += 1;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Err(_) => return,
+        }
+        let leaving = {
+            let mut ledger = ledger.lock().unwrap();
+            let staying: Vec<String> = ledger.staying().into_keys().collect();
+            let is_full = staying.len() > NAMES / 2;
+            let id = is_full.then(|| staying[rand::rng().random_range(0..staying.len())].clone());
+            ledger.leaving.extend(id.clone());
+            id
+        };
+        let Some(id) = leaving else {
+            continue;
+        };
+        let removed = docker
+            .remove_container(&id, None::<RemoveContainerOptions>)
+            .await;
+        let mut ledger = ledger.lock().unwrap();
+        match removed {
+            Ok(()) => {
+                ledger.there.remove(&id);
+                ledger.leaving.remove(&id);
+            }
+            Err(bollard::errors::Error::DockerResponseServerError { .. }) => {
+                ledger.leaving.remove(&id);
+            }
+            // It may have happened.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Checks on the engines themselves that no name is there twice, and that everything is there
+/// once that was acknowledged.
+fn check(fleet: &Fleet, ledger: &Ledger) {
+    let mut by_name: BTreeMap<String, String> = BTreeMap::new();
+    let mut ids = BTreeSet::new();
+    for engine in fleet.engines() {
+        for container in engine.containers() {
+            let id = container.id.to_string();
+            let place = format!("{id} on {}", engine.name());
+            let other = by_name.insert(container.name.to_string(), place.clone());
+            assert!(
+                other.is_none(),
+                "{} twice: {other:?}, {place}",
+                container.name
+            );
+            assert!(ids.insert(id), "{place} twice");
+        }
+    }
+    for (id, name) in ledger.staying() {
+        assert!(ids.contains(&id), "{name} ({id}) was lost");
+    }
+}
+
+async fn listed(docker: &Docker) -> BTreeSet<String> {
+    let options = ListContainersOptionsBuilder::new().all(true).build();
+    let list = docker.list_containers(Some(options)).await.unwrap();
+    list.into_iter().filter_map(|entry| entry.id).collect()
+}
+
+async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !check().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    assert!(waited.is_ok(), "not in time: {what}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_or_doubled_when_the_manager_is_killed() {
+    let kills = std::env::var(KILLS_VARIABLE).map_or(KILLS, |kills| kills.parse().unwrap());
+    let fleet = Fleet::builder().engines(ENGINES).start().await.unwrap();
+    for engine in fleet.engines() {
+        // So that engines are often in the middle of a create when the manager dies.
+        let fault = Fault::Latency {
+            base: Duration::from_millis(1),
+            jitter: Duration::from_millis(40),
+        };
+        engine.set_fault_on("POST /containers/create", fault);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let store = format!("embedded://{}/store.redb", directory.path().display());
+    let addrs: Vec<String> = fleet
+        .engines()
+        .iter()
+        .map(|e| e.addr().to_string())
+        .collect();
+    let discovery = format!("nodes://{}", addrs.join(","));
+    let start = || Daemon::start(env!("CARGO_BIN_EXE_skep"), &["--store", &store, &discovery]);
+    let ledger = Arc::new(Mutex::new(Ledger::default()));
+
+    for kill in 0..kills {
+        let dead = (kill % 4 == 3).then(|| fleet.engine(kill % ENGINES));
+        if let Some(engine) = dead {
+            engine.die();
+        }
+        let mut daemon = start();
+        let docker = client(&daemon);
+        let staying = ledger.lock().unwrap().staying();
+        if dead.is_none() {
+            eventually("everything that was acknowledged is listed", async || {
+                let listed = listed(&docker).await;
+                staying.keys().all(|id| listed.contains(id))
+            })
+            .await;
+        }
+        let before = ledger.lock().unwrap().created;
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| tokio::spawn(work(client(&daemon), Arc::clone(&ledger))))
+            .collect();
+        eventually("a container is created", async || {
+            ledger.lock().unwrap().created > before || clients.iter().any(JoinHandle::is_finished)
+        })
+        .await;
+        let more = rand::rng().random_range(0..150);
+        tokio::time::sleep(Duration::from_millis(more)).await;
+        daemon.kill();
+        for client in clients {
+            client.await.unwrap();
+        }
+        if let Some(engine) = dead {
+            engine.come_back();
+        }
+        check(&fleet, &ledger.lock().unwrap());
+    }
+
+    // Names of creates that came to nothing are free again.
+    let daemon = start();
+    let docker = client(&daemon);
+    for name in (0..NAMES).map(|number| format!("n{number}")) {
+        let is_taken = fleet
+            .engines()
+            .iter()
+            .any(|engine| engine.container(&name).is_some());
+        if !is_taken {
+            eventually(&name, async || create(&docker, &name).await.is_ok()).await;
+        }
+    }
+    let ledger = ledger.lock().unwrap();
+    check(&fleet, &ledger);
+    println!(
+        "{kills} kills, {} creates, {} refused",
+        ledger.created, ledger.refused
+    );
+    assert!(ledger.created > kills);
+}
