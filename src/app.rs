@@ -4,10 +4,12 @@
 //! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
 mod nodes;
+mod reload;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -23,8 +25,9 @@ use crate::{
         scheduler::CpuShares,
         store::{self as store_config, StoreUrl},
     },
+    discovery::Backend,
     engine::{inventory::container, transport},
-    plugin::{self, Kind, Loader, Spec},
+    plugin::{self, Kind, Loader, Plugins, Spec},
     registry::Registries,
     scheduler::Scheduler,
     signal::Shutdown,
@@ -33,6 +36,7 @@ use crate::{
 };
 
 pub use nodes::{join, list};
+pub use reload::ReadConfig;
 
 /// How often the files of TLS are looked at for changes.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
@@ -41,13 +45,14 @@ const RELOAD_PAUSE: Duration = Duration::from_secs(5);
 /// engine answers and has no such container.
 const SETTLE_AFTER: Duration = Duration::from_secs(15);
 
-/// Runs the daemon until `shutdown`, then lets requests finish.
+/// Runs the daemon until `shutdown`, then lets requests finish. `read` gives the configuration
+/// anew when it shall be read again.
 ///
 /// # Errors
 ///
 /// What keeps the daemon from starting: a certificate that cannot be used, a plugin that cannot be
 /// loaded, an address that cannot be bound, no discovery.
-pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(config: Config, read: ReadConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let Certificates {
         reloader,
         server,
@@ -63,15 +68,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if !missing.is_empty() {
         return Err(anyhow!(missing.join("\n")));
     }
-    let specs = specs(&config)?;
-    let cache_dir = config.plugin_host.cache_dir.clone();
-    let total_memory = usize::try_from(config.plugin_host.total_memory_bytes).unwrap_or(usize::MAX);
-    let mut plugins = tokio::task::spawn_blocking(move || {
-        let loader = Loader::try_new(Some(&cache_dir), total_memory)?;
-        anyhow::Ok(loader.load(&specs)?)
-    })
-    .await
-    .context("the plugin loader panicked")??;
+    let mut plugins = load(&config, specs(&config)?).await?;
     for loaded in &plugins.report {
         debug!(plugin = loaded.name, origin = ?loaded.origin, took = ?loaded.took, "loaded plugin");
     }
@@ -96,7 +93,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         &stop_cluster,
     )
     .context("cannot start the cluster's threads")?;
-    tasks.spawn(reloader.run(RELOAD_PAUSE, shutdown.reload(), stop_cluster.clone()));
+    let certificates = Arc::new(Notify::new());
+    tasks.spawn(reloader.run(
+        RELOAD_PAUSE,
+        Arc::clone(&certificates),
+        stop_cluster.clone(),
+    ));
+    tasks.spawn(reload::follow(
+        config.clone(),
+        read,
+        cluster.clone(),
+        shutdown.reload(),
+        certificates,
+        stop_cluster.clone(),
+    ));
     let options = api::Options {
         cors: config.api.cors,
         max_body_bytes: usize::try_from(config.api.max_body_bytes).unwrap_or(usize::MAX),
@@ -158,6 +168,35 @@ impl Certificates {
     }
 }
 
+/// The discovery backend alone, loaded and configured.
+async fn load_discovery(config: &Config) -> anyhow::Result<Box<dyn Backend>> {
+    let missing = config.missing_files();
+    if !missing.is_empty() {
+        return Err(anyhow!(missing.join("\n")));
+    }
+    let plugin = config
+        .discovery_plugin()
+        .ok_or_else(|| anyhow!("no discovery is configured"))?;
+    let specs = [spec(config, &plugin)?];
+    let mut plugins = load(config, specs.into()).await?;
+    plugins
+        .backends
+        .pop()
+        .ok_or_else(|| anyhow!("no discovery is configured"))
+}
+
+/// Loads plugins where blocking is allowed.
+async fn load(config: &Config, specs: Vec<Spec>) -> anyhow::Result<Plugins> {
+    let cache_dir = config.plugin_host.cache_dir.clone();
+    let total_memory = usize::try_from(config.plugin_host.total_memory_bytes).unwrap_or(usize::MAX);
+    tokio::task::spawn_blocking(move || {
+        let loader = Loader::try_new(Some(&cache_dir), total_memory)?;
+        anyhow::Ok(loader.load(&specs)?)
+    })
+    .await
+    .context("the plugin loader panicked")?
+}
+
 /// The cluster's memory, if there is one.
 async fn memory(config: &Config) -> anyhow::Result<Option<Memory>> {
     let (path, is_required) = match &config.store.url {
@@ -211,6 +250,7 @@ fn cluster_options(config: &Config, tls: tls::Engines) -> cluster::Options {
         cpu_shares: cpu_shares(config),
         event_queue: NonZeroUsize::get(config.api.event_queue),
         heartbeat: config.discovery.heartbeat,
+        removal_delay: config.discovery.removal_delay,
         registries: Arc::new(Registries::new(config.registries.clone())),
         strategy: config.scheduler.strategy.clone(),
         filters: config.scheduler.filters.clone(),

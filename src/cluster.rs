@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -50,6 +50,7 @@ pub mod state;
 
 use self::{
     feed::{Feed, Subscription},
+    membership::Source,
     memory::Memory,
     placement::Placement,
     snapshot::{Found, Snapshot},
@@ -80,6 +81,8 @@ pub struct Options {
     pub event_queue: usize,
     /// How long one step of discovery may wait for news.
     pub heartbeat: Duration,
+    /// How long a node that discovery no longer lists stays.
+    pub removal_delay: Duration,
     /// Credentials for registries, where clients send none.
     pub registries: Arc<Registries>,
     /// The strategy's name.
@@ -100,6 +103,7 @@ struct Inner {
     feed: Arc<Feed>,
     placement: Placement,
     monitors: Monitors,
+    sources: mpsc::Sender<Source>,
     memory: Option<Memory>,
     execs: Mutex<Execs>,
     tasks: TaskTracker,
@@ -156,10 +160,16 @@ impl Cluster {
         if let Some(memory) = &memory {
             tasks.spawn(memory.clone().run(placement.clone(), shutdown.clone()));
         }
-        tasks.spawn(membership::follow(
+        let source = Source {
             backend,
+            heartbeat: options.heartbeat,
+            removal_delay: options.removal_delay,
+        };
+        let (sources, later) = mpsc::channel(1);
+        tasks.spawn(membership::follow(
+            source,
+            later,
             monitors.clone(),
-            options.heartbeat,
             shutdown.clone(),
         ));
         Ok(Self {
@@ -169,6 +179,7 @@ impl Cluster {
                 feed,
                 placement,
                 monitors,
+                sources,
                 memory,
                 execs: Mutex::default(),
                 tasks: tasks.clone(),
@@ -189,6 +200,13 @@ impl Cluster {
     /// What the cluster was started with.
     pub fn options(&self) -> &Options {
         &self.inner.options
+    }
+
+    /// Follows another discovery backend from now on. Nodes that both list stay as they are;
+    /// containers and streams are not touched.
+    pub async fn follow(&self, source: Source) {
+        // At shutdown nobody follows any more.
+        let _ = self.inner.sources.send(source).await;
     }
 
     /// What outlives this process; `None` if nothing does.

@@ -206,6 +206,47 @@ impl Config {
         Some(plugin)
     }
 
+    /// Returns the keys whose values differ, without those of discovery and of its plugin.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (own, others) = (self.flat(), other.flat());
+        let mut keys: Vec<&String> = own.keys().chain(others.keys()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let plugins: Vec<String> = [self, other]
+            .iter()
+            .filter_map(|config| config.discovery.url.as_ref())
+            .map(|url| format!("plugins.{}.", url.scheme))
+            .collect();
+        let concerns_discovery = |key: &str| {
+            key.starts_with("discovery.") || plugins.iter().any(|plugin| key.starts_with(plugin))
+        };
+        keys.into_iter()
+            .filter(|key| own.get(*key) != others.get(*key) && !concerns_discovery(key))
+            .cloned()
+            .collect()
+    }
+
+    /// Every value by its dotted key.
+    fn flat(&self) -> BTreeMap<String, toml::Value> {
+        fn walk(path: &str, table: toml::Table, flat: &mut BTreeMap<String, toml::Value>) {
+            for (key, value) in table {
+                let path = format!("{path}{key}");
+                match value {
+                    toml::Value::Table(table) => walk(&format!("{path}."), table, flat),
+                    value => {
+                        flat.insert(path, value);
+                    }
+                }
+            }
+        }
+        let mut flat = BTreeMap::new();
+        // Only paths that are not UTF-8 cannot be dumped; the daemon does not start with them.
+        if let Ok(table) = toml::Table::try_from(self) {
+            walk("", table, &mut flat);
+        }
+        flat
+    }
+
     /// Returns one sentence for each file that the configuration names and that does not exist.
     pub fn missing_files(&self) -> Vec<String> {
         let registries = self.registries.iter().filter_map(|(host, credentials)| {

@@ -7,6 +7,7 @@ use anyhow::Context;
 use tracing::{error, warn};
 
 use skep::cli::{self, Environment, Invocation, Join, List, Manage};
+use skep::config::Config;
 use skep::config::log::LogFormat;
 use skep::signal::Shutdown;
 use skep::{app, telemetry};
@@ -57,11 +58,20 @@ fn run(manage: Manage) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
-        app::run(manage.config, shutdown).await
+        app::run(manage.config, Box::new(read_again), shutdown).await
     });
     // Everything that matters has ended; a blocked look-up must not hold the exit up.
     runtime.shutdown_background();
     result
+}
+
+/// What the command line means now.
+fn read_again() -> Result<Config, String> {
+    match cli::parse(std::env::args_os(), &Environment::from_process()) {
+        Ok(Invocation::Manage(manage)) => Ok(manage.config),
+        Ok(_) => Err("the command line asks for something else".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn nodes(list: List) -> anyhow::Result<()> {

@@ -43,7 +43,7 @@ impl Shutdown {
                     _ = terminate.recv() => ("SIGTERM", 143),
                     _ = interrupt.recv() => ("SIGINT", 130),
                     _ = hangup.recv() => {
-                        info!("SIGHUP: certificates are read again, the configuration is not");
+                        info!("SIGHUP: configuration and certificates are read again");
                         fired.reload.notify_one();
                         continue;
                     }

@@ -1,7 +1,16 @@
 //! Follows a discovery backend and starts or stops monitors accordingly.
+//!
+//! A node that joins is watched at once. One that is missing stays until it was missing for a
+//! while, since a backend that was just restarted, or a file in the middle of an edit, must not
+//! cost the cluster its nodes; and an answer without any node at all counts only if the next one
+//! says the same.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -14,57 +23,180 @@ use crate::{
 /// Waits between tries after errors: doubling from the first to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Follows `backend` until `shutdown`. An error keeps the last good membership.
+/// A discovery backend, and how it is followed.
+pub struct Source {
+    /// Who knows the nodes.
+    pub backend: Box<dyn Backend>,
+    /// How long one step may wait for news.
+    pub heartbeat: Duration,
+    /// How long a node that is not listed any more stays.
+    pub removal_delay: Duration,
+}
+
+/// Follows `source` until `shutdown`, and from then on each source that comes after it: nodes that
+/// both list stay as they are. An error keeps the last good membership.
 pub async fn follow(
-    mut backend: Box<dyn Backend>,
+    mut source: Source,
+    sources: mpsc::Receiver<Source>,
     monitors: Monitors,
-    heartbeat: Duration,
     shutdown: CancellationToken,
 ) {
-    let mut members = BTreeSet::new();
+    let mut desk = Desk {
+        members: Members::new(source.removal_delay),
+        monitors,
+        sources,
+        shutdown,
+    };
     let mut back_off = BACK_OFF.0;
     loop {
-        let step = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            step = backend.next(heartbeat) => step,
+        let answered = desk.during(source.backend.next(source.heartbeat)).await;
+        let paused = match answered {
+            Step::Done(answer) => {
+                let pause = match answer {
+                    Ok(batch) => {
+                        back_off = BACK_OFF.0;
+                        desk.take(&batch);
+                        batch.retry_after
+                    }
+                    Err(error) => {
+                        warn!(%error, retry_in = ?back_off, "discovery failed, keeping the last membership");
+                        let pause = back_off;
+                        back_off = (back_off * 2).min(BACK_OFF.1);
+                        Some(pause)
+                    }
+                };
+                desk.during(tokio::time::sleep(pause.unwrap_or_default()))
+                    .await
+            }
+            Step::Replaced(next) => Step::Replaced(next),
+            Step::Over => Step::Over,
         };
-        let pause = match step {
-            Ok(batch) => {
+        match paused {
+            Step::Done(()) => {}
+            Step::Replaced(next) => {
+                desk.members.removal_delay = next.removal_delay;
                 back_off = BACK_OFF.0;
-                let pause = batch.retry_after;
-                apply(&batch, &mut members, &monitors);
-                pause
+                source = next;
             }
-            Err(error) => {
-                warn!(%error, retry_in = ?back_off, "discovery failed, keeping the last membership");
-                let pause = back_off;
-                back_off = (back_off * 2).min(BACK_OFF.1);
-                Some(pause)
-            }
-        };
-        if let Some(pause) = pause {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
+            Step::Over => return,
         }
     }
 }
 
-fn apply(batch: &Batch, members: &mut BTreeSet<EngineAddr>, monitors: &Monitors) {
-    let next = next_members(batch, members);
-    // Removals first: a node that changed its address may come back under the new one.
-    for gone in members.difference(&next) {
-        info!(addr = %gone, "engine left discovery");
-        monitors.remove(gone);
+/// How waiting for something ended.
+enum Step<T> {
+    /// With what was waited for.
+    Done(T),
+    /// Another source takes over.
+    Replaced(Source),
+    /// With the daemon.
+    Over,
+}
+
+/// What is done while the source is waited for.
+struct Desk {
+    members: Members,
+    monitors: Monitors,
+    sources: mpsc::Receiver<Source>,
+    shutdown: CancellationToken,
+}
+
+impl Desk {
+    /// Waits for `work`, which is not dropped when a removal is due: a plugin would have to start
+    /// again.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> Step<T> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Step::Over,
+                Some(next) = self.sources.recv() => return Step::Replaced(next),
+                done = &mut work => return Step::Done(done),
+                () = until(self.members.next_removal()) => self.remove_due(),
+            }
+        }
     }
-    for new in next.difference(members) {
-        debug!(addr = %new, "engine found by discovery");
-        monitors.add(new.clone());
+
+    fn take(&mut self, batch: &Batch) {
+        let new = self.members.take(batch, Instant::now());
+        // Removals first: a node that changed its address may come back under the new one.
+        self.remove_due();
+        for addr in new {
+            debug!(%addr, "engine found by discovery");
+            self.monitors.add(addr);
+        }
     }
-    *members = next;
+
+    fn remove_due(&mut self) {
+        for addr in self.members.due(Instant::now()) {
+            info!(%addr, "engine left discovery");
+            self.monitors.remove(&addr);
+        }
+    }
+}
+
+/// Waits until a moment; for ever without one.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The nodes that are watched.
+struct Members {
+    /// As the backend says.
+    listed: BTreeSet<EngineAddr>,
+    /// Watched, not listed any more, and when they go.
+    missing: BTreeMap<EngineAddr, Instant>,
+    removal_delay: Duration,
+    /// Whether the last answer had no node while there were some.
+    is_emptied: bool,
+}
+
+impl Members {
+    fn new(removal_delay: Duration) -> Self {
+        Self {
+            listed: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            removal_delay,
+            is_emptied: false,
+        }
+    }
+
+    /// Takes an answer in, and returns the nodes that are new.
+    fn take(&mut self, batch: &Batch, now: Instant) -> Vec<EngineAddr> {
+        let none = BTreeSet::new();
+        let before = if self.is_emptied { &none } else { &self.listed };
+        let next = next_members(batch, before);
+        if batch.full && next.is_empty() && !self.listed.is_empty() && !self.is_emptied {
+            warn!("discovery lists no node at all, waiting for its next answer");
+            self.is_emptied = true;
+            return Vec::new();
+        }
+        self.is_emptied = false;
+        for gone in self.listed.difference(&next) {
+            self.missing.insert(gone.clone(), now + self.removal_delay);
+        }
+        let mut new = Vec::new();
+        for addr in next.difference(&self.listed) {
+            if self.missing.remove(addr).is_none() {
+                new.push(addr.clone());
+            }
+        }
+        self.listed = next;
+        new
+    }
+
+    fn next_removal(&self) -> Option<Instant> {
+        self.missing.values().min().copied()
+    }
+
+    /// The nodes whose time is over; they are forgotten here.
+    fn due(&mut self, now: Instant) -> Vec<EngineAddr> {
+        let due = self.missing.extract_if(.., |_, due| *due <= now);
+        due.map(|(addr, _)| addr).collect()
+    }
 }
 
 /// The membership after a batch. An address that is none is left out, with a warning.
@@ -125,5 +257,66 @@ mod tests {
     #[test]
     fn an_address_that_is_none_does_not_spoil_the_others() {
         check(&[], true, &[("nonsense", true), ("b:1", true)], &["b:1"]);
+    }
+
+    fn answer(full: bool, listed: &[&str]) -> Batch {
+        Batch {
+            full,
+            changes: listed
+                .iter()
+                .map(|addr| Change::Put((*addr).to_owned()))
+                .collect(),
+            retry_after: None,
+        }
+    }
+
+    fn addrs(texts: &[&str]) -> Vec<EngineAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    const DELAY: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_node_goes_when_it_was_missing_long_enough() {
+        let mut members = Members::new(DELAY);
+        let start = Instant::now();
+        let new = members.take(&answer(true, &["a:1", "b:1"]), start);
+        assert_eq!(new, addrs(&["a:1", "b:1"]));
+        assert_eq!(members.take(&answer(true, &["b:1"]), start), []);
+        assert_eq!(members.next_removal(), Some(start + DELAY));
+        assert_eq!(members.due(start + DELAY / 2), []);
+        assert_eq!(members.due(start + DELAY), addrs(&["a:1"]));
+        assert_eq!(members.next_removal(), None);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_in_time_was_never_gone() {
+        let mut members = Members::new(DELAY);
+        let start = Instant::now();
+        members.take(&answer(true, &["a:1", "b:1"]), start);
+        members.take(&answer(true, &["b:1"]), start);
+        assert_eq!(members.take(&answer(true, &["a:1", "b:1"]), start), []);
+        assert_eq!(members.due(start + DELAY), []);
+    }
+
+    #[test]
+    fn a_list_without_any_node_counts_when_it_is_repeated() {
+        // What is still so is told as a difference without changes, or in full.
+        for repeated in [answer(false, &[]), answer(true, &[])] {
+            let mut members = Members::new(DELAY);
+            let start = Instant::now();
+            members.take(&answer(true, &["a:1"]), start);
+            members.take(&answer(true, &[]), start);
+            assert_eq!(members.next_removal(), None);
+            members.take(&repeated, start);
+            assert_eq!(members.due(start + DELAY), addrs(&["a:1"]));
+        }
+        let mut members = Members::new(DELAY);
+        let start = Instant::now();
+        members.take(&answer(true, &["a:1", "b:1"]), start);
+        members.take(&answer(true, &[]), start);
+        // A difference adds to the list that was empty.
+        assert_eq!(members.take(&answer(false, &["b:1"]), start), []);
+        assert_eq!(members.due(start + DELAY), addrs(&["a:1"]));
     }
 }

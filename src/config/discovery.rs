@@ -21,6 +21,9 @@ pub struct Discovery {
     /// How often the list is read again; at least one second. Default: 60s.
     #[serde(serialize_with = "duration::serialize")]
     pub heartbeat: Duration,
+    /// How long a node stays that is not listed any more. Default: 10s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub removal_delay: Duration,
     /// Handed to the plugin as its setting `options`, if there are any. Default: none.
     pub options: BTreeMap<String, String>,
 }
@@ -48,6 +51,7 @@ impl Discovery {
                 text => text.parse().map(Some),
             }),
             heartbeat: section.text("heartbeat", default.heartbeat, duration::parse),
+            removal_delay: section.text("removal-delay", default.removal_delay, duration::parse),
             options: section.get("options", default.options),
         };
         if discovery.heartbeat < Duration::from_secs(1) {
@@ -62,6 +66,7 @@ impl Default for Discovery {
         Self {
             url: None,
             heartbeat: Duration::from_secs(60),
+            removal_delay: Duration::from_secs(10),
             options: BTreeMap::new(),
         }
     }

@@ -244,6 +244,7 @@ fn options() -> Options {
         cpu_shares: CpuShares::Cores,
         event_queue: 1000,
         heartbeat: Duration::from_secs(3600),
+        removal_delay: Duration::ZERO,
         registries: Arc::default(),
         strategy: "fewest".to_owned(),
         filters: vec!["health".to_owned()],

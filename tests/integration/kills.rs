@@ -144,7 +144,8 @@ async fn listed(docker: &Docker) -> BTreeSet<String> {
     list.into_iter().filter_map(|entry| entry.id).collect()
 }
 
-async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+/// Waits until `check` holds.
+pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !check().await {
             tokio::time::sleep(Duration::from_millis(10)).await;

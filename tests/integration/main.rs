@@ -8,4 +8,5 @@ mod hostile;
 mod kills;
 mod memory;
 mod objects;
+mod reload;
 mod tls;

@@ -4,12 +4,22 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// A daemon that listens on a free port; killed when dropped.
 pub struct Daemon {
     child: Child,
     addr: SocketAddr,
+    log: Arc<Log>,
+}
+
+/// The lines of the log so far.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
 }
 
 impl Daemon {
@@ -38,9 +48,52 @@ impl Daemon {
                 break addr.parse().expect("an address");
             }
         };
-        // Nobody else reads the log, and the daemon must not block on it.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, addr }
+        // The daemon must not block on its log.
+        let lines = Arc::new(Log::default());
+        let kept = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                lock(&kept.lines).push(line);
+                kept.grown.notify_all();
+            }
+        });
+        Self {
+            child,
+            addr,
+            log: lines,
+        }
+    }
+
+    /// Waits until the log has a line with `text`, for at most `patience`, and blocks meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// There is none in time.
+    pub fn await_log(&self, text: &str, patience: Duration) {
+        let lines = lock(&self.log.lines);
+        let has = |lines: &[String]| lines.iter().any(|line| line.contains(text));
+        let (lines, _) = self
+            .log
+            .grown
+            .wait_timeout_while(lines, patience, |lines| !has(lines))
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(has(&lines), "`{text}` is not in the log: {lines:#?}");
+    }
+
+    /// Sends a signal, `HUP`.
+    ///
+    /// # Panics
+    ///
+    /// The daemon has ended.
+    pub fn signal(&self, name: &str) {
+        let mut kill = Command::new("kill");
+        let status = kill
+            .args(["-s", name, &self.child.id().to_string()])
+            .status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "{name} is not sent"
+        );
     }
 
     /// Where it listens.
@@ -60,4 +113,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
