@@ -140,6 +140,7 @@ async fn create(client: &mut Client, name: &str) -> u16 {
         .header("Content-Type", "application/json")
         .body(Full::new(Bytes::from(BODY)))
         .expect("a request");
+    client.ready().await.expect("the connection stays open");
     let answer = client.send_request(request).await.expect("an answer");
     let status = answer.status().as_u16();
     answer
