@@ -57,6 +57,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Wait before a store that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long changes gather before they are written: many of them cost one flush of the store, and
+/// creates, which wait for theirs, find it free.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// How often creates whose end is unknown are looked at.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -248,6 +252,10 @@ impl Memory {
                     () = shutdown.cancelled() => {}
                     () = self.inner.work.notified() => {}
                     () = tokio::time::sleep(SETTLE_INTERVAL), if waits => {}
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = tokio::time::sleep(GATHER) => {}
                 }
             }
         }
