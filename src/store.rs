@@ -4,6 +4,11 @@
 //! Store      get, list, put, swap, delete, watch from a listing, sessions
 //! Session    keys that vanish with their owner: registrations and locks
 //! embedded   one file on this machine, for a manager that is alone
+//! etcd       servers that several managers share
+//! consul     the same
+//! zookeeper  the same
+//! servers    how such servers are reached, and which one is asked
+//! lease      the time that a session has left
 //! ```
 //!
 //! Keys are texts of segments between slashes, `skep/containers/4f2a`, without a slash at either
@@ -23,7 +28,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::model::key::{KeyError, check_key};
 
+pub mod consul;
 pub mod embedded;
+pub mod etcd;
+mod lease;
+pub mod servers;
+pub mod zookeeper;
 
 /// When something changed, in the store's own count.
 pub type Revision = u64;
@@ -94,16 +104,14 @@ pub enum StoreError {
         reason: String,
     },
     /// The value is larger than the store takes.
-    #[error("value of key `{key}` has {size} bytes, store {store} takes {limit}")]
+    #[error("store {store} does not take the value of key `{key}`: {reason}")]
     TooLarge {
         /// The store, as its URL names it.
         store: String,
         /// The key.
         key: String,
-        /// Bytes.
-        size: usize,
-        /// Bytes.
-        limit: usize,
+        /// Sizes, or the server's words.
+        reason: String,
     },
     /// The key is none.
     #[error(transparent)]
@@ -255,8 +263,7 @@ pub fn check_value(store: &dyn Store, key: &str, value: &[u8]) -> Result<(), Sto
     Err(StoreError::TooLarge {
         store: store.name().to_owned(),
         key: key.to_owned(),
-        size: value.len(),
-        limit,
+        reason: format!("it has {} bytes, the limit is {limit}", value.len()),
     })
 }
 

@@ -5,6 +5,7 @@
 //! validity  until when a certificate is good
 //! server    the side of the API's listeners
 //! client    the side of connections to engines
+//! store     the side of connections to stores
 //! reload    files that change are read again
 //! reason    why a handshake failed, in an operator's words
 //! ```
@@ -21,6 +22,7 @@ mod pem;
 mod reason;
 mod reload;
 mod server;
+mod store;
 mod validity;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ pub use self::{
     pem::{FileError, TlsError},
     reload::Reloader,
     server::Server,
+    store::{Pems, no_roots},
 };
 
 /// The protocol inside, as clients and engines name it in their hello.

@@ -1,4 +1,4 @@
-//! The `[api.tls]`, `[engine.tls]`, and `[engine.tls-for."HOST:PORT"]` tables.
+//! The `[api.tls]`, `[engine.tls]`, `[engine.tls-for."HOST:PORT"]`, and `[store.tls]` tables.
 //!
 //! The listener and the engines have certificates of their own. Whether the files exist and hold
 //! what they should is asked at start, by `tls`.
@@ -41,6 +41,25 @@ pub struct EngineTls {
     /// The certificate's key, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
+}
+
+/// How the servers of a store are spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreTls {
+    /// The CAs that servers' certificates must come from, PEM. Required.
+    pub ca: PathBuf,
+    /// What Skep shows to servers that ask for a certificate, and its key, PEM. Default: nothing.
+    pub pair: Option<(PathBuf, PathBuf)>,
+}
+
+impl Serialize for StoreTls {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut files = BTreeMap::from([("ca", &self.ca)]);
+        if let Some((cert, key)) = &self.pair {
+            files.extend([("cert", cert), ("key", key)]);
+        }
+        files.serialize(to)
+    }
 }
 
 /// Whether and how a connection to an engine is protected.
@@ -119,6 +138,25 @@ impl EngineTls {
             }
         }
         engines
+    }
+}
+
+impl StoreTls {
+    /// Reads the table; `None` if it lacks a file it needs.
+    pub(super) fn read(section: &mut Section<'_, '_>, base: &Path) -> Option<Self> {
+        let ca = read_path(section, "ca", base);
+        let (cert, key) = read_pair(section, base);
+        if cert.is_some() != key.is_some() {
+            section.refuse("cert", "`cert` and `key` need each other");
+        }
+        let Some(ca) = ca else {
+            section.refuse("ca", "missing, and needed to verify certificates");
+            return None;
+        };
+        Some(Self {
+            ca,
+            pair: cert.zip(key),
+        })
     }
 }
 

@@ -239,13 +239,7 @@ async fn values_and_keys_beyond_the_limits_are_refused() {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&path).unwrap());
     let large = Bytes::from(vec![0; MAX_VALUE + 1]);
     let error = store.put("a", large).await.unwrap_err();
-    assert!(matches!(
-        error,
-        StoreError::TooLarge {
-            limit: MAX_VALUE,
-            ..
-        }
-    ));
+    assert!(matches!(error, StoreError::TooLarge { .. }));
     assert!(error.to_string().contains("`a`"), "{error}");
     let error = store.put("a//b", Bytes::new()).await.unwrap_err();
     assert!(matches!(error, StoreError::BadKey(_)));
