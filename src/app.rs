@@ -31,7 +31,7 @@ use crate::{
     registry::Registries,
     scheduler::Scheduler,
     signal::Shutdown,
-    store::{Store, embedded::Embedded},
+    store::{Store, embedded::Embedded, servers},
     tls,
 };
 
@@ -199,31 +199,43 @@ async fn load(config: &Config, specs: Vec<Spec>) -> anyhow::Result<Plugins> {
 
 /// The cluster's memory, if there is one.
 async fn memory(config: &Config) -> anyhow::Result<Option<Memory>> {
+    let Some(store) = open_store(config).await? else {
+        return Ok(None);
+    };
+    info!(store = store.name(), "remembering nodes and containers");
+    let prefix = match &config.store.url {
+        StoreUrl::Servers(url) => url.key(&config.store.prefix),
+        _ => config.store.prefix.clone(),
+    };
+    let options = memory::Options {
+        prefix,
+        optional: config.store.when_away == store_config::WhenAway::Continue,
+        forget_after: config.store.forget_after,
+        settle_after: SETTLE_AFTER,
+        cpu_shares: cpu_shares(config),
+    };
+    Ok(Some(Memory::new(store, options)))
+}
+
+/// The store of the configuration, if there is one.
+async fn open_store(config: &Config) -> anyhow::Result<Option<Arc<dyn Store>>> {
     let (path, is_required) = match &config.store.url {
         StoreUrl::None => return Ok(None),
+        StoreUrl::Servers(url) => return Ok(Some(servers::open(url, &config.store.access)?)),
         StoreUrl::Embedded(path) => (path.clone(), true),
         StoreUrl::Auto => (store_config::default_path(), false),
     };
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&path))
         .await
         .context("opening the store panicked")?;
-    let store = match opened {
-        Ok(store) => store,
-        Err(error) if is_required => return Err(error.into()),
+    match opened {
+        Ok(store) => Ok(Some(Arc::new(store))),
+        Err(error) if is_required => Err(error.into()),
         Err(error) => {
             warn!(%error, "this manager remembers nothing, set store.url to choose another file");
-            return Ok(None);
+            Ok(None)
         }
-    };
-    info!(store = store.name(), "remembering nodes and containers");
-    let options = memory::Options {
-        prefix: config.store.prefix.clone(),
-        optional: config.store.when_away == store_config::WhenAway::Continue,
-        forget_after: config.store.forget_after,
-        settle_after: SETTLE_AFTER,
-        cpu_shares: cpu_shares(config),
-    };
-    Ok(Some(Memory::new(Arc::new(store), options)))
+    }
 }
 
 fn cpu_shares(config: &Config) -> container::CpuShares {

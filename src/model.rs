@@ -10,3 +10,4 @@ pub mod key;
 pub mod pattern;
 pub mod port;
 pub mod resource;
+pub mod servers;

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::duration;
 use super::section::Section;
+use super::tls::StoreTls;
 use crate::model::key::check_key;
+use crate::model::servers::{ServerKind, ServersUrl, ServersUrlError};
 
 /// Where the manager keeps what shall outlive it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,13 +20,34 @@ pub struct Store {
     /// Default: `auto`.
     #[serde(serialize_with = "serialize_url")]
     pub url: StoreUrl,
-    /// The key that everything is kept below. Default: `skep`.
+    /// The key that everything is kept below, after the URL's path. Default: `skep`.
     pub prefix: String,
+    /// How servers know us, and we them.
+    #[serde(flatten)]
+    pub access: Access,
     /// Whether containers are created while the store is away. Default: `refuse`.
     pub when_away: WhenAway,
     /// How long a node that is not heard of is remembered. Default: 720h.
     #[serde(serialize_with = "duration::serialize")]
     pub forget_after: Duration,
+}
+
+/// How servers of a store know us, and we them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Access {
+    /// Our name: etcd, ZooKeeper. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The file with our password. Needed with `user`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// The file with our token: Consul. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// Default: no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<StoreTls>,
 }
 
 /// Which store.
@@ -36,6 +59,8 @@ pub enum StoreUrl {
     None,
     /// A file on this machine.
     Embedded(PathBuf),
+    /// Servers that several managers share.
+    Servers(ServersUrl),
 }
 
 /// What happens to creates while the store is away.
@@ -51,27 +76,75 @@ pub enum WhenAway {
 /// Why a text is no store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreUrlError {
-    /// Stores of this kind are planned.
-    #[error("store `{0}` is not there yet; there are `auto`, `none`, and `embedded:///path`")]
-    Planned(String),
+    /// It looks like servers, and names none.
+    #[error(transparent)]
+    Servers(#[from] ServersUrlError),
     /// It is nothing we know.
-    #[error("must be `auto`, `none`, or `embedded:///path`")]
+    #[error(
+        "must be `auto`, `none`, `embedded:///path`, or etcd://, consul://, or zk:// with servers"
+    )]
     Unknown,
 }
 
 impl Store {
     pub(super) fn read(section: &mut Section<'_, '_>, base: &Path) -> Self {
         let default = Self::default();
-        Self {
+        let store = Self {
             url: section.text("url", default.url, |text| {
                 text.parse::<StoreUrl>().map(|url| url.relative_to(base))
             }),
             prefix: section.text("prefix", default.prefix, |text| {
                 check_key(text).map(|()| text.to_owned())
             }),
+            access: Access::read(section, base),
             when_away: section.get("when-away", default.when_away),
             forget_after: section.text("forget-after", default.forget_after, duration::parse),
+        };
+        match &store.url {
+            StoreUrl::Servers(url) => {
+                if let Some((key, reason)) = store.access.mistake(url.kind) {
+                    section.refuse(key, reason);
+                }
+            }
+            _ if store.access != Access::default() => {
+                section.refuse("url", "credentials and TLS are for stores that are servers");
+            }
+            _ => {}
         }
+        store
+    }
+}
+
+impl Access {
+    fn read(section: &mut Section<'_, '_>, base: &Path) -> Self {
+        let path = |path: Option<PathBuf>| path.map(|path| base.join(path));
+        Self {
+            user: section.get("user", None),
+            password_file: path(section.get("password-file", None)),
+            token_file: path(section.get("token-file", None)),
+            tls: section
+                .has("tls")
+                .then(|| section.table("tls", |tls| StoreTls::read(tls, base)))
+                .flatten(),
+        }
+    }
+
+    /// What does not go together, as the key it is about and the reason.
+    pub fn mistake(&self, kind: ServerKind) -> Option<(&'static str, &'static str)> {
+        let has_user = self.user.is_some() || self.password_file.is_some();
+        if has_user && kind == ServerKind::Consul {
+            return Some(("user", "Consul knows tokens, not users: set token-file"));
+        }
+        if self.token_file.is_some() && kind != ServerKind::Consul {
+            return Some((
+                "token-file",
+                "only Consul knows tokens: set user and password-file",
+            ));
+        }
+        if self.user.is_some() != self.password_file.is_some() {
+            return Some(("user", "`user` and `password-file` need each other"));
+        }
+        None
     }
 }
 
@@ -80,6 +153,7 @@ impl Default for Store {
         Self {
             url: StoreUrl::Auto,
             prefix: "skep".to_owned(),
+            access: Access::default(),
             when_away: WhenAway::Refuse,
             forget_after: Duration::from_secs(30 * 24 * 3600),
         }
@@ -104,9 +178,7 @@ impl FromStr for StoreUrl {
             None if text == "auto" => Ok(Self::Auto),
             None if text == "none" => Ok(Self::None),
             Some(("embedded", path)) if !path.is_empty() => Ok(Self::Embedded(path.into())),
-            Some((scheme @ ("etcd" | "consul" | "zk"), _)) => {
-                Err(StoreUrlError::Planned(scheme.to_owned()))
-            }
+            Some(("etcd" | "consul" | "zk", _)) => Ok(Self::Servers(text.parse()?)),
             _ => Err(StoreUrlError::Unknown),
         }
     }
@@ -118,6 +190,7 @@ impl fmt::Display for StoreUrl {
             Self::Auto => f.write_str("auto"),
             Self::None => f.write_str("none"),
             Self::Embedded(path) => write!(f, "embedded://{}", path.display()),
+            Self::Servers(url) => url.fmt(f),
         }
     }
 }
@@ -149,14 +222,19 @@ mod tests {
 
     #[test]
     fn urls_are_read_and_written_alike() {
-        for text in ["auto", "none", "embedded:///var/lib/skep/a.redb"] {
+        for text in [
+            "auto",
+            "none",
+            "embedded:///var/lib/skep/a.redb",
+            "etcd://a:2379,b:2379/ops",
+        ] {
             assert_eq!(text.parse::<StoreUrl>().unwrap().to_string(), text);
         }
         for (text, part) in [
             ("", "must be"),
             ("embedded://", "must be"),
             ("redis://a", "must be"),
-            ("etcd://a:2379", "`etcd` is not there yet"),
+            ("etcd://", "is no server"),
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err();
             assert!(error.to_string().contains(part), "{text}: {error}");

@@ -1,12 +1,72 @@
 //! What the stores that are servers share: how they are reached, and which of them is asked.
 
 use std::{
-    fmt,
-    sync::atomic::{AtomicUsize, Ordering},
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use crate::tls::Pems;
+use super::{Store, StoreError, consul::Consul, etcd::Etcd, zookeeper::ZooKeeper};
+use crate::{
+    config::store::Access,
+    model::servers::{ServerKind, ServersUrl},
+    tls::{Pems, TlsError},
+};
+
+/// How long a call to a store may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Files that no connection can be made with.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant is")]
+pub enum AccessError {
+    #[error("cannot read `{}`: {error}", .path.display())]
+    Secret { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The store at these servers, which are asked when it is.
+///
+/// # Errors
+///
+/// [`AccessError`] for files that cannot be used; servers that are away are no error.
+pub fn open(url: &ServersUrl, access: &Access) -> Result<Arc<dyn Store>, AccessError> {
+    let credentials = match (&access.user, &access.password_file, &access.token_file) {
+        (Some(name), Some(file), _) => Some(Credentials::User {
+            name: name.clone(),
+            password: secret(file)?,
+        }),
+        (_, _, Some(file)) => Some(Credentials::Token(secret(file)?)),
+        _ => None,
+    };
+    let options = Options {
+        endpoints: url.endpoints.clone(),
+        credentials,
+        tls: access.tls.as_ref().map(Pems::read).transpose()?,
+        timeout: TIMEOUT,
+    };
+    Ok(match url.kind {
+        ServerKind::Etcd => Arc::new(Etcd::new(options)),
+        ServerKind::Consul => Arc::new(Consul::new(options)),
+        ServerKind::ZooKeeper => Arc::new(ZooKeeper::new(options)?),
+    })
+}
+
+/// A secret is the file's text without the line end that editors put there.
+fn secret(path: &Path) -> Result<String, AccessError> {
+    let text = fs::read_to_string(path).map_err(|error| AccessError::Secret {
+        path: path.to_owned(),
+        error,
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
 
 /// How the servers of a store are reached.
 #[derive(Clone, Debug)]

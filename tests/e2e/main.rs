@@ -33,6 +33,7 @@ mod plugins;
 mod prune;
 mod races;
 mod registry;
+mod stores;
 mod streams;
 mod tls;
 mod volumes;

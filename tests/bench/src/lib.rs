@@ -49,6 +49,7 @@ mod render;
 mod route;
 mod server;
 mod state;
+pub mod stores;
 
 pub use engine::{Engine, Shape};
 pub use event::Event;
