@@ -4,6 +4,7 @@
 //! server    connections: accepted, served, drained
 //! router    method and path -> route
 //! handlers  one file for each kind of object
+//! primary   what another manager has to answer, as it leads
 //! proxy     a request to the engine that owns the object, bytes in, bytes out
 //! builders  which engine the parts of one build go to
 //! fanout    one question to many engines, bounded
@@ -27,6 +28,7 @@ mod event_filter;
 mod fanout;
 mod handlers;
 mod list_filters;
+mod primary;
 mod progress;
 mod proxy;
 mod query;
@@ -34,6 +36,7 @@ mod router;
 mod server;
 mod tunnel;
 
+pub use self::primary::Options as PeerOptions;
 pub use self::server::{BindError, Listener, UnixSocket, bind, serve};
 
 /// The newest API version that is advertised, whatever the engines speak.
@@ -64,4 +67,6 @@ pub struct Options {
     pub refresh_on_node_filter: bool,
     /// The value of the filter `name` for which all nodes are asked anew; empty if there is none.
     pub refresh_name_filter: String,
+    /// How other managers are spoken to.
+    pub peers: PeerOptions,
 }

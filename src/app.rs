@@ -17,6 +17,7 @@ use crate::{
     api,
     cluster::{
         self, Cluster,
+        election::{self, Leadership},
         memory::{self, Memory},
     },
     config::{
@@ -56,6 +57,7 @@ pub async fn run(config: Config, read: ReadConfig, shutdown: Shutdown) -> anyhow
     let Certificates {
         reloader,
         server,
+        peers,
         engines,
     } = Certificates::read(&config)?;
     let group = config.api.socket_group.as_deref();
@@ -80,12 +82,14 @@ pub async fn run(config: Config, read: ReadConfig, shutdown: Shutdown) -> anyhow
         .backends
         .pop()
         .ok_or_else(|| anyhow!("no discovery is configured"))?;
-    let memory = memory(&config).await?;
+    let store = open_store(&config).await?;
+    let memory = store.clone().map(|store| memory(&config, store));
+    let leadership = leadership(&config);
     let tasks = TaskTracker::new();
     // Cancelled after the API has drained: requests under way still need the cluster.
     let stop_cluster = CancellationToken::new();
     let cluster = Cluster::start(
-        cluster_options(&config, engines),
+        cluster_options(&config, engines, leadership.clone()),
         Scheduler::new(plugins.filters, strategy),
         backend,
         memory,
@@ -93,6 +97,14 @@ pub async fn run(config: Config, read: ReadConfig, shutdown: Shutdown) -> anyhow
         &stop_cluster,
     )
     .context("cannot start the cluster's threads")?;
+    if let Some(store) = store {
+        // Resigns as soon as shutdown begins: the others need not wait for what is still open.
+        let path = match config.effective_store().0 {
+            StoreUrl::Servers(url) => url.path,
+            _ => String::new(),
+        };
+        tasks.spawn(leadership.run(store, path, shutdown.token()));
+    }
     let certificates = Arc::new(Notify::new());
     tasks.spawn(reloader.run(
         RELOAD_PAUSE,
@@ -117,6 +129,10 @@ pub async fn run(config: Config, read: ReadConfig, shutdown: Shutdown) -> anyhow
         experimental: config.api.experimental,
         refresh_on_node_filter: config.api.refresh_on_node_filter,
         refresh_name_filter: config.api.refresh_name_filter.clone(),
+        peers: api::PeerOptions {
+            tls: peers,
+            local_reads: config.replication.local_reads,
+        },
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -151,6 +167,7 @@ pub fn check_certificates(config: &Config) -> anyhow::Result<()> {
 struct Certificates {
     reloader: tls::Reloader,
     server: Option<tls::Server>,
+    peers: Option<tls::Client>,
     engines: tls::Engines,
 }
 
@@ -159,10 +176,15 @@ impl Certificates {
         let mut reloader = tls::Reloader::default();
         let server = config.api.tls.as_ref();
         let server = server.map(|files| reloader.server(files)).transpose()?;
+        let peers = match config.api.tls.as_ref() {
+            Some(files) if config.replication.enabled => reloader.peers(files)?,
+            _ => None,
+        };
         let engines = reloader.engines(&config.engine)?;
         Ok(Self {
             reloader,
             server,
+            peers,
             engines,
         })
     }
@@ -197,13 +219,10 @@ async fn load(config: &Config, specs: Vec<Spec>) -> anyhow::Result<Plugins> {
     .context("the plugin loader panicked")?
 }
 
-/// The cluster's memory, if there is one.
-async fn memory(config: &Config) -> anyhow::Result<Option<Memory>> {
-    let Some(store) = open_store(config).await? else {
-        return Ok(None);
-    };
+/// What the cluster remembers, and where.
+fn memory(config: &Config, store: Arc<dyn Store>) -> Memory {
     info!(store = store.name(), "remembering nodes and containers");
-    let prefix = match &config.store.url {
+    let prefix = match config.effective_store().0 {
         StoreUrl::Servers(url) => url.key(&config.store.prefix),
         _ => config.store.prefix.clone(),
     };
@@ -214,15 +233,27 @@ async fn memory(config: &Config) -> anyhow::Result<Option<Memory>> {
         settle_after: SETTLE_AFTER,
         cpu_shares: cpu_shares(config),
     };
-    Ok(Some(Memory::new(store, options)))
+    Memory::new(store, options)
+}
+
+/// Whether this manager leads: for ever, or if it is elected.
+fn leadership(config: &Config) -> Leadership {
+    match &config.replication.advertise {
+        Some(advertise) if config.replication.enabled => Leadership::contested(election::Options {
+            advertise: advertise.clone(),
+            ttl: config.replication.ttl,
+        }),
+        _ => Leadership::alone(),
+    }
 }
 
 /// The store of the configuration, if there is one.
 async fn open_store(config: &Config) -> anyhow::Result<Option<Arc<dyn Store>>> {
-    let (path, is_required) = match &config.store.url {
+    let (url, access) = config.effective_store();
+    let (path, is_required) = match url {
         StoreUrl::None => return Ok(None),
-        StoreUrl::Servers(url) => return Ok(Some(servers::open(url, &config.store.access)?)),
-        StoreUrl::Embedded(path) => (path.clone(), true),
+        StoreUrl::Servers(url) => return Ok(Some(servers::open(&url, &access)?)),
+        StoreUrl::Embedded(path) => (path, true),
         StoreUrl::Auto => (store_config::default_path(), false),
     };
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&path))
@@ -245,7 +276,7 @@ fn cpu_shares(config: &Config) -> container::CpuShares {
     }
 }
 
-fn cluster_options(config: &Config, tls: tls::Engines) -> cluster::Options {
+fn cluster_options(config: &Config, tls: tls::Engines, leadership: Leadership) -> cluster::Options {
     cluster::Options {
         limits: transport::Limits {
             connect_timeout: config.engine.connect_timeout,
@@ -264,6 +295,7 @@ fn cluster_options(config: &Config, tls: tls::Engines) -> cluster::Options {
         heartbeat: config.discovery.heartbeat,
         removal_delay: config.discovery.removal_delay,
         registries: Arc::new(Registries::new(config.registries.clone())),
+        leadership,
         strategy: config.scheduler.strategy.clone(),
         filters: config.scheduler.filters.clone(),
     }

@@ -7,6 +7,7 @@
 //! placement   choosing a node and reserving its room, ports, and name, in one step
 //! index       what runs where, for the questions filters ask
 //! create      the life of one create request
+//! election    which of several managers leads
 //! memory      records of nodes and containers in the store
 //! build       where a build runs
 //! feed        the cluster's events
@@ -30,7 +31,7 @@ use crate::{
     engine::{
         inventory::container::CpuShares,
         monitor::{Monitors, Recall, Refresh},
-        transport::Limits,
+        transport::{Fence, Limits},
     },
     model::address::EngineAddr,
     registry::Registries,
@@ -40,6 +41,7 @@ use crate::{
 
 pub mod build;
 pub mod create;
+pub mod election;
 pub mod feed;
 pub mod index;
 pub mod membership;
@@ -49,6 +51,7 @@ pub mod snapshot;
 pub mod state;
 
 use self::{
+    election::Leadership,
     feed::{Feed, Subscription},
     membership::Source,
     memory::Memory,
@@ -85,6 +88,8 @@ pub struct Options {
     pub removal_delay: Duration,
     /// Credentials for registries, where clients send none.
     pub registries: Arc<Registries>,
+    /// Whether this manager leads.
+    pub leadership: Leadership,
     /// The strategy's name.
     pub strategy: String,
     /// The filters' names, in order.
@@ -114,6 +119,15 @@ struct Inner {
 struct Execs {
     owners: HashMap<String, EngineAddr>,
     order: VecDeque<String>,
+}
+
+/// Lets changes through to engines while this manager leads.
+fn fence(leadership: &Leadership) -> Fence {
+    if !leadership.is_contested() {
+        return Fence::default();
+    }
+    let leadership = leadership.clone();
+    Fence::new(move || leadership.may_change())
 }
 
 /// How many exec instances are remembered.
@@ -148,6 +162,7 @@ impl Cluster {
                 failure_limit: options.failure_limit,
                 cpu_shares: options.cpu_shares,
                 keeps_documents: memory.is_some(),
+                fence: fence(&options.leadership),
             },
             updates,
             memory
@@ -158,7 +173,11 @@ impl Cluster {
         );
         tasks.spawn(state.run(shutdown.clone()));
         if let Some(memory) = &memory {
-            tasks.spawn(memory.clone().run(placement.clone(), shutdown.clone()));
+            tasks.spawn(memory.clone().run(
+                placement.clone(),
+                options.leadership.clone(),
+                shutdown.clone(),
+            ));
         }
         let source = Source {
             backend,
@@ -207,6 +226,11 @@ impl Cluster {
     pub async fn follow(&self, source: Source) {
         // At shutdown nobody follows any more.
         let _ = self.inner.sources.send(source).await;
+    }
+
+    /// Whether this manager leads.
+    pub fn leadership(&self) -> &Leadership {
+        &self.inner.options.leadership
     }
 
     /// What outlives this process; `None` if nothing does.

@@ -17,6 +17,7 @@ pub mod mistakes;
 pub mod plugin;
 pub mod plugin_host;
 pub mod registries;
+pub mod replication;
 pub mod scheduler;
 mod section;
 pub mod size;
@@ -39,9 +40,10 @@ use crate::config::mistakes::{Mistake, Mistakes, closest, line_at};
 use crate::config::plugin::{Plugin, PluginKind, Source};
 use crate::config::plugin_host::PluginHost;
 use crate::config::registries::Credentials;
+use crate::config::replication::Replication;
 use crate::config::scheduler::Scheduler;
 use crate::config::section::Section;
-use crate::config::store::Store;
+use crate::config::store::{Access, Store, StoreUrl};
 
 /// Everything an operator can choose.
 ///
@@ -66,6 +68,8 @@ pub struct Config {
     pub discovery: Discovery,
     /// What outlives the manager.
     pub store: Store,
+    /// Several managers, of which one leads.
+    pub replication: Replication,
     /// What all plugins share.
     pub plugin_host: PluginHost,
     /// Credentials for registries, by `host` or `host:port`.
@@ -162,6 +166,7 @@ impl Config {
             scheduler: section.table("scheduler", Scheduler::read),
             discovery,
             store: section.table("store", |store| Store::read(store, base)),
+            replication: section.table("replication", Replication::read),
             plugin_host,
             registries: section.table("registries", |registries| {
                 Credentials::read_all(registries, base)
@@ -204,6 +209,18 @@ impl Config {
             plugin.allow.files.push(PathBuf::from(&url.location));
         }
         Some(plugin)
+    }
+
+    /// Returns the store in use, and how its servers know us: that of `[store]`, or with
+    /// replication, if nothing is said there, that of discovery.
+    pub fn effective_store(&self) -> (StoreUrl, Access) {
+        let is_said = self.store.url != StoreUrl::Auto;
+        match self.discovery.servers() {
+            Some(url) if self.replication.enabled && !is_said => {
+                (StoreUrl::Servers(url), self.discovery.access())
+            }
+            _ => (self.store.url.clone(), self.store.access.clone()),
+        }
     }
 
     /// Returns the keys whose values differ, without those of discovery and of its plugin.
@@ -369,6 +386,7 @@ impl Default for Config {
             scheduler: Scheduler::default(),
             discovery: Discovery::default(),
             store: Store::default(),
+            replication: Replication::default(),
             plugin_host: PluginHost::default(),
             registries: BTreeMap::new(),
             plugins: plugin::builtins(),

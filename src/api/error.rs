@@ -63,6 +63,11 @@ impl ApiError {
         ))
     }
 
+    /// The request may be fulfilled another time.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::with_status(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
     /// The request is fine and cannot be fulfilled.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::with_status(StatusCode::INTERNAL_SERVER_ERROR, message)
@@ -138,7 +143,9 @@ impl ApiError {
 impl From<TransportError> for ApiError {
     fn from(error: TransportError) -> Self {
         let status = match error {
-            TransportError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            TransportError::Busy { .. } | TransportError::NotPrimary { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             TransportError::Connect { .. }
             | TransportError::Tls { .. }
             | TransportError::Lost { .. }

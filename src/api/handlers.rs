@@ -13,6 +13,7 @@ use super::{
     Options,
     builders::Builders,
     error::ApiError,
+    primary::{Passed, Primary},
     proxy::Proxy,
     query::Query,
     router::{Route, Target, route},
@@ -56,6 +57,7 @@ use self::versions::{api_version, engine_path, parse_version, version_text};
 pub struct Context {
     cluster: Cluster,
     proxy: Proxy,
+    primary: Primary,
     builders: Builders,
     options: Options,
     shutdown: CancellationToken,
@@ -73,6 +75,13 @@ impl Context {
         shutdown: CancellationToken,
     ) -> Self {
         Self {
+            primary: Primary::new(
+                cluster.leadership().clone(),
+                options.peers.clone(),
+                options.max_connections.get(),
+                tunnels.clone(),
+                shutdown.clone(),
+            ),
             proxy: Proxy::new(cluster.clone(), tunnels),
             cluster,
             builders: Builders::default(),
@@ -127,6 +136,10 @@ impl Context {
 /// What the client gets instead of an answer.
 pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answer {
     let Target { version, route } = route(request.method(), request.uri().path());
+    let request = match context.primary.pass_on(&route, request).await? {
+        Passed::Here(request) => request,
+        Passed::Answered(response) => return Ok(response),
+    };
     let query = Query::parse(request.uri().query());
     versions::check(&context.cluster.snapshot(), version.as_deref())?;
     built::note(context, &route, request.extensions()).await;

@@ -15,7 +15,7 @@ use crate::{
     cluster::{Cluster, snapshot::Node},
     engine::{
         monitor::Refresh,
-        transport::{Body, BodyError},
+        transport::{Body, BodyError, Transport, TransportError},
     },
 };
 
@@ -67,34 +67,13 @@ impl Proxy {
         path: &str,
         aftermath: Aftermath,
     ) -> Result<Response<Body>, ApiError> {
-        let (mut parts, body) = request.into_parts();
-        let upgrade = wanted_upgrade(&parts.headers);
-        let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let mut sent = Request::new(body.map_err(BodyError::from).boxed_unsync());
-        *sent.method_mut() = parts.method;
-        *sent.headers_mut() = passed_on(&parts.headers);
-        if let Some(protocol) = &upgrade {
-            let headers = sent.headers_mut();
-            headers.insert(
-                header::CONNECTION,
-                http::HeaderValue::from_static("Upgrade"),
-            );
-            headers.insert(header::UPGRADE, protocol.clone());
-        }
         let cluster = &self.cluster;
         let addr = &node.inventory.addr;
-        let answer = node.client.transport().send(sent, path).await;
-        let mut response = answer.inspect_err(|error| cluster.report_failure(addr, error))?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let engine = hyper::upgrade::on(&mut response);
-            let mut switching = Response::new(crate::engine::transport::empty());
-            *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            *switching.headers_mut() = response.headers().clone();
-            if let Some(client) = client {
-                self.tunnels.open(client, engine);
-            }
-            return Ok(switching);
-        }
+        let answer = relay(node.client.transport(), &self.tunnels, request, path).await;
+        let response = match answer.inspect_err(|error| cluster.report_failure(addr, error))? {
+            Relayed::Switched(response) => return Ok(response),
+            Relayed::Answer(response) => response,
+        };
         if let Aftermath::AtHead(what) = &aftermath
             && !response.status().is_client_error()
         {
@@ -123,6 +102,59 @@ impl Proxy {
     }
 }
 
+/// What came of a request that was passed on.
+pub(super) enum Relayed {
+    /// The two connections are one now; the client has to be told.
+    Switched(Response<Body>),
+    /// An answer.
+    Answer(Response<Incoming>),
+}
+
+/// Sends a client's request over `transport` as `path`, and makes the two connections one if both
+/// agree on an upgrade.
+///
+/// # Errors
+///
+/// As [`Transport::send`].
+pub(super) async fn relay(
+    transport: &Transport,
+    tunnels: &Tunnels,
+    request: Request<Incoming>,
+    path: &str,
+) -> Result<Relayed, TransportError> {
+    let (mut parts, body) = request.into_parts();
+    let upgrade = wanted_upgrade(&parts.headers);
+    let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let mut sent = Request::new(body.map_err(BodyError::from).boxed_unsync());
+    *sent.method_mut() = parts.method;
+    *sent.headers_mut() = passed_on(&parts.headers);
+    if let Some(protocol) = &upgrade {
+        let headers = sent.headers_mut();
+        headers.insert(
+            header::CONNECTION,
+            http::HeaderValue::from_static("Upgrade"),
+        );
+        headers.insert(header::UPGRADE, protocol.clone());
+    }
+    let mut response = transport.send(sent, path).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Relayed::Answer(response));
+    }
+    let engine = hyper::upgrade::on(&mut response);
+    let mut switching = Response::new(crate::engine::transport::empty());
+    *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *switching.headers_mut() = response.headers().clone();
+    if let Some(client) = client {
+        tunnels.open(client, engine);
+    }
+    Ok(Relayed::Switched(switching))
+}
+
+/// Whether a client wants to switch to another protocol.
+pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
+    wanted_upgrade(headers).is_some()
+}
+
 /// The protocol a client wants to switch to.
 fn wanted_upgrade(headers: &HeaderMap) -> Option<http::HeaderValue> {
     let asks = headers.get_all(header::CONNECTION).iter().any(|value| {
@@ -136,7 +168,7 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<http::HeaderValue> {
 }
 
 /// The headers that concern the other end, too.
-fn passed_on(headers: &HeaderMap) -> HeaderMap {
+pub(super) fn passed_on(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
     // A connection header may name more headers that end here.
     let named: Vec<HeaderName> = headers

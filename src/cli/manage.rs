@@ -196,7 +196,7 @@ impl ManageArgs {
         self.apply_store(context, config)?;
         self.apply_scheduler(config)?;
         let warnings = self.apply_cluster(config)?;
-        self.check_replication(context.environment)?;
+        self.apply_replication(context.environment, config)?;
         if let Some(cors) = self.api_enable_cors {
             config.api.cors = cors;
         }
@@ -358,11 +358,19 @@ impl ManageArgs {
         Ok(warnings)
     }
 
-    /// Refuses `--replication`, for which there is no discovery so far, after the checks that come
-    /// first. Without it the other options of replication mean nothing, as in classic Swarm.
-    fn check_replication(&self, environment: &Environment) -> Result<(), OptionError> {
+    /// Without `--replication` the other options of replication mean nothing, as in classic Swarm.
+    fn apply_replication(
+        &self,
+        environment: &Environment,
+        config: &mut Config,
+    ) -> Result<(), OptionError> {
+        match self.replication {
+            Some(true) => config.replication.enabled = true,
+            Some(false) => config.replication.enabled = false,
+            None => {}
+        }
         if self.replication != Some(true) {
-            return Ok(());
+            return Self::check_replication(config);
         }
         let advertise = self.advertise.as_ref();
         let advertise = advertise
@@ -374,11 +382,21 @@ impl ManageArgs {
         }
         if let Some(text) = &self.replication_ttl {
             let nanos = duration::parse_nanos(text).map_err(OptionError::ReplicationTtl)?;
-            if nanos <= 0 {
-                return Err(OptionError::ReplicationTtlNotPositive);
-            }
+            let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0);
+            let nanos = nanos.ok_or(OptionError::ReplicationTtlNotPositive)?;
+            config.replication.ttl = Duration::from_nanos(nanos);
         }
-        Err(OptionError::LeaderElection)
+        config.replication.advertise = Some(advertise.clone());
+        Self::check_replication(config)
+    }
+
+    /// A lock is worth something only in a store that managers share.
+    fn check_replication(config: &Config) -> Result<(), OptionError> {
+        let is_shared = matches!(config.effective_store().0, StoreUrl::Servers(_));
+        if config.replication.enabled && !is_shared {
+            return Err(OptionError::LeaderElection);
+        }
+        Ok(())
     }
 
     /// Returns the value of the first `--cluster-opt` called `key`.

@@ -17,6 +17,10 @@
 //! container that a healthy engine no longer lists is forgotten. A node that leaves the cluster is
 //! not: it may have died, and come back. What cannot be read under our keys is left alone.
 //!
+//! Of several managers only the one that leads writes. The others note what they see for a while,
+//! so that one that takes over can write what its predecessor no longer could, and then compares
+//! all records with what it sees.
+//!
 //! A store that is away holds up nothing but creates: what changes meanwhile waits here, at most
 //! one document for each container, and is written when the store is back.
 
@@ -33,7 +37,10 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -41,7 +48,10 @@ pub mod intents;
 
 use self::intents::Intent;
 use crate::{
-    cluster::placement::Placement,
+    cluster::{
+        election::{Leadership, Role},
+        placement::Placement,
+    },
     engine::{
         inventory::{Container, Inventory, Specs, container::CpuShares},
         monitor::Recall,
@@ -69,6 +79,12 @@ const CONCURRENT_NODES: usize = 8;
 
 /// How many records of one node are written at once.
 const CONCURRENT_WRITES: usize = 32;
+
+/// How long a manager that does not lead keeps what it saw: longer than it takes to take over.
+const STAND_BY: Duration = Duration::from_secs(120);
+
+/// How often it looks for what it need not keep any more.
+const STAND_BY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often it is noted that a node is there.
 const SEEN_INTERVAL: TimeDelta = TimeDelta::hours(1);
@@ -124,6 +140,7 @@ type Pending = HashMap<Arc<str>, Document>;
 #[derive(Clone)]
 struct Document {
     inspect: Bytes,
+    noted_at: Instant,
     /// `None`: as the record has it.
     create: Option<RawObject>,
 }
@@ -193,7 +210,15 @@ impl Memory {
         let pending = desk.pending.entry(addr.clone()).or_default();
         for (id, inspect) in documents {
             let create = pending.remove(&id).and_then(|document| document.create);
-            pending.insert(id, Document { inspect, create });
+            let noted_at = Instant::now();
+            pending.insert(
+                id,
+                Document {
+                    inspect,
+                    noted_at,
+                    create,
+                },
+            );
         }
         if inventory.is_healthy() {
             desk.latest.insert(addr.clone(), Arc::clone(inventory));
@@ -227,12 +252,34 @@ impl Memory {
             .filter(|inspect| !inspect.is_empty()))
     }
 
-    /// Writes what changes, until `shutdown`; what waits then is written first, if the store is
-    /// there.
-    pub async fn run(self, placement: Placement, shutdown: CancellationToken) {
-        let mut is_tidy = false;
+    /// Writes what changes while this manager leads, until `shutdown`; what waits then is written
+    /// first, if the store is there.
+    pub async fn run(
+        self,
+        placement: Placement,
+        leadership: Leadership,
+        shutdown: CancellationToken,
+    ) {
+        let (mut is_tidy, mut stands_by) = (false, false);
+        let mut roles = leadership.watch();
         loop {
             let is_last = shutdown.is_cancelled();
+            if *roles.borrow_and_update() != Role::Primary {
+                if is_last {
+                    return;
+                }
+                (is_tidy, stands_by) = (false, true);
+                self.stand_by();
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    _ = roles.changed() => {}
+                    () = tokio::time::sleep(STAND_BY_INTERVAL) => {}
+                }
+                continue;
+            }
+            if std::mem::take(&mut stands_by) {
+                self.take_over();
+            }
             if !is_tidy && !is_last {
                 is_tidy = self.start(&placement).await;
             }
@@ -258,6 +305,27 @@ impl Memory {
                     () = tokio::time::sleep(GATHER) => {}
                 }
             }
+        }
+    }
+
+    /// Drops what the manager that leads has written by now, and what only a leader knows.
+    fn stand_by(&self) {
+        self.inner.ready.send_replace(false);
+        let mut desk = self.desk();
+        desk.intents.clear();
+        for pending in desk.pending.values_mut() {
+            pending.retain(|_, document| document.noted_at.elapsed() < STAND_BY);
+        }
+        desk.pending.retain(|_, pending| !pending.is_empty());
+    }
+
+    /// Has all records compared with what is there: whoever wrote them may not have written all.
+    fn take_over(&self) {
+        let mut desk = self.desk();
+        let desk = &mut *desk;
+        desk.saved.clear();
+        for addr in desk.latest.keys() {
+            desk.pending.entry(addr.clone()).or_default();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use serde::{Serialize, Serializer};
 
 use super::duration;
 use super::section::Section;
+use super::store::Access;
+use super::tls::StoreTls;
+use crate::model::servers::ServersUrl;
 
 /// Where the list of engines comes from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,6 +61,38 @@ impl Discovery {
             section.refuse("heartbeat", "must be at least one second");
         }
         discovery
+    }
+}
+
+impl Discovery {
+    /// The servers that keep the membership, if a store does.
+    pub fn servers(&self) -> Option<ServersUrl> {
+        self.url.as_ref()?.to_string().parse().ok()
+    }
+
+    /// How those servers know us: the options `kv.cacertfile`, `kv.certfile`, and `kv.keyfile`, of
+    /// which all three are needed for TLS, as with classic Swarm; `kv.user` with `kv.passwordfile`;
+    /// `kv.tokenfile`.
+    pub fn access(&self) -> Access {
+        let option = |key: &str| self.options.get(key).filter(|value| !value.is_empty());
+        let path = |key: &str| option(key).map(PathBuf::from);
+        let tls = match (
+            path("kv.cacertfile"),
+            path("kv.certfile"),
+            path("kv.keyfile"),
+        ) {
+            (Some(ca), Some(cert), Some(key)) => Some(StoreTls {
+                ca,
+                pair: Some((cert, key)),
+            }),
+            _ => None,
+        };
+        Access {
+            user: option("kv.user").cloned(),
+            password_file: path("kv.passwordfile"),
+            token_file: path("kv.tokenfile"),
+            tls,
+        }
     }
 }
 

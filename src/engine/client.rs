@@ -103,6 +103,7 @@ impl ClientError {
             | Self::Transport(
                 TransportError::Busy { .. }
                 | TransportError::Connect { .. }
+                | TransportError::NotPrimary { .. }
                 | TransportError::Tls { .. },
             ) => false,
             Self::Transport(_) | Self::Answer { .. } => true,
@@ -112,7 +113,8 @@ impl ClientError {
     /// Whether the engine could not be reached, rather than said no.
     pub fn is_contact_failure(&self) -> bool {
         match self {
-            Self::Transport(TransportError::Busy { .. }) | Self::Engine { .. } => false,
+            Self::Transport(TransportError::Busy { .. } | TransportError::NotPrimary { .. })
+            | Self::Engine { .. } => false,
             Self::Transport(_) | Self::Answer { .. } => true,
         }
     }

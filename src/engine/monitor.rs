@@ -34,7 +34,7 @@ use crate::{
         health::{Health, MAX_BACK_OFF, Status, Transition, back_off},
         inventory::{Inventory, container::CpuShares},
         lines::Lines,
-        transport::{Limits, Transport},
+        transport::{Fence, Limits, Transport},
     },
     model::address::EngineAddr,
     tls,
@@ -78,6 +78,8 @@ pub struct Options {
     pub cpu_shares: CpuShares,
     /// Whether updates carry inspect documents.
     pub keeps_documents: bool,
+    /// Whether engines may be changed.
+    pub fence: Fence,
 }
 
 /// What a monitor found.
@@ -202,7 +204,8 @@ impl Monitors {
         };
         let tls = options.tls.client(&addr);
         let client = |limits: &Limits| {
-            let transport = Transport::with_tls(addr.clone(), limits, tls.clone());
+            let transport =
+                Transport::with_tls(addr.clone(), limits, tls.clone(), options.fence.clone());
             Client::new(Arc::new(transport), options.request_timeout)
         };
         let monitor = Monitor {

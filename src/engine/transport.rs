@@ -56,6 +56,37 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
         .boxed_unsync()
 }
 
+/// Says whether engines may be changed at this moment. The default is always.
+#[derive(Clone, Default)]
+pub struct Fence(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl Fence {
+    /// One that is open while `is_open` says so.
+    pub fn new(is_open: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(is_open)))
+    }
+
+    /// Whether these bytes may go out: they may unless they begin a request that changes anything.
+    fn lets_pass(&self, bytes: &[u8]) -> bool {
+        let Some(is_open) = &self.0 else {
+            return true;
+        };
+        let methods: [&[u8]; 4] = [b"POST ", b"PUT ", b"DELETE ", b"PATCH "];
+        !methods.iter().any(|method| bytes.starts_with(method)) || is_open()
+    }
+}
+
+impl std::fmt::Debug for Fence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fence")
+    }
+}
+
+/// A request was not sent as this manager may not change engines.
+#[derive(Debug, thiserror::Error)]
+#[error("this manager is not the primary")]
+struct Fenced;
+
 /// Bounds on one engine's connections.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -110,6 +141,12 @@ pub enum TransportError {
         /// What the system said.
         source: BodyError,
     },
+    /// Nothing was sent: this manager may not change engines, as another one leads.
+    #[error("this manager is not the primary any more, nothing was sent to the engine at {addr}")]
+    NotPrimary {
+        /// The engine, as a URL.
+        addr: String,
+    },
     /// No answer in time.
     #[error("the engine at {addr} did not answer within {}", humantime::format_duration(*.after))]
     Timeout {
@@ -123,14 +160,21 @@ pub enum TransportError {
 impl Transport {
     /// Prepares to talk to `addr` without TLS; connects when the first request is sent.
     pub fn new(addr: EngineAddr, limits: &Limits) -> Self {
-        Self::with_tls(addr, limits, None)
+        Self::with_tls(addr, limits, None, Fence::default())
     }
 
-    /// The same, with TLS if `tls` says how.
-    pub fn with_tls(addr: EngineAddr, limits: &Limits, tls: Option<tls::Client>) -> Self {
+    /// The same, with TLS if `tls` says how. Requests that change the engine are sent while
+    /// `fence` is open, which it is asked when the first byte is written.
+    pub fn with_tls(
+        addr: EngineAddr,
+        limits: &Limits,
+        tls: Option<tls::Client>,
+        fence: Fence,
+    ) -> Self {
         let connector = Connector {
             addr: addr.clone(),
             tls: tls.clone(),
+            fence,
             timeout: limits.connect_timeout,
             limit: limits.max_connections,
             permits: Arc::new(Semaphore::new(limits.max_connections)),
@@ -208,6 +252,10 @@ impl Transport {
                     limit: busy.limit,
                 };
             }
+            let is_fenced = |error: &io::Error| error.get_ref().is_some_and(|e| e.is::<Fenced>());
+            if inner.downcast_ref().is_some_and(is_fenced) {
+                return TransportError::NotPrimary { addr };
+            }
             if let Some(HandshakeError { reason }) = inner.downcast_ref() {
                 let reason = reason.clone();
                 return TransportError::Tls { addr, reason };
@@ -258,6 +306,7 @@ fn url(addr: &EngineAddr) -> String {
 struct Connector {
     addr: EngineAddr,
     tls: Option<tls::Client>,
+    fence: Fence,
     timeout: Duration,
     limit: usize,
     permits: Arc<Semaphore>,
@@ -302,6 +351,7 @@ impl Connector {
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(EngineStream {
             socket,
+            fence: self.fence,
             _permit: permit,
         })
     }
@@ -338,6 +388,7 @@ impl tower_service::Service<Uri> for Connector {
 /// A connection to an engine; dropping it frees its place.
 struct EngineStream {
     socket: Socket,
+    fence: Fence,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -406,6 +457,9 @@ impl hyper::rt::Write for EngineStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if !self.fence.lets_pass(bytes) {
+            return Poll::Ready(Err(io::Error::other(Fenced)));
+        }
         let written = on_socket!(self.as_mut(), poll_write, cx, bytes);
         self.with_last_words(cx, written)
     }

@@ -106,9 +106,9 @@ mod tests {
 
     use super::*;
 
-    const TTL: Duration = Duration::from_secs(3);
+    const TTL: Duration = Duration::from_millis(300);
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_session_whose_renewals_fail_is_lost_when_its_time_is_over() {
         let start = Instant::now();
         let lease = Lease::new(start, TTL);
@@ -127,34 +127,39 @@ mod tests {
         lease.clone().keep(TTL, renew).await;
         assert!(lease.lost().is_cancelled());
         assert!(lease.is_lost());
-        assert_eq!(start.elapsed(), TTL / 3 + TTL);
-        assert!(tries.into_inner() > 10);
+        assert!(start.elapsed() >= TTL / 3 + TTL);
+        assert!(tries.into_inner() > 2, "it is tried again");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_renewal_counts_from_when_it_was_sent() {
-        let start = Instant::now();
-        let lease = Lease::new(start, TTL);
-        let renew = || async {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            Ok(Renewed::For(TTL))
+        let lease = Lease::new(Instant::now(), TTL);
+        let (sent, mut came) = tokio::sync::mpsc::unbounded_channel();
+        let renew = || {
+            let _ = sent.send(Instant::now());
+            async {
+                tokio::time::sleep(TTL / 10).await;
+                Ok(Renewed::For(TTL))
+            }
         };
-        let keeper = tokio::spawn(lease.clone().keep(TTL, renew));
-        tokio::time::sleep(Duration::from_millis(1600)).await;
-        assert_eq!(lease.valid_until(), start + Duration::from_secs(1) + TTL);
-        lease.lose();
-        keeper.await.unwrap();
+        let keeper = lease.clone().keep(TTL, renew);
+        let check = async {
+            let first = came.recv().await.unwrap();
+            came.recv().await.unwrap();
+            // The second is under way: what counts is the first.
+            assert!(lease.valid_until() <= first + TTL);
+            assert!(lease.valid_until() > first + TTL - TTL / 10);
+            lease.lose();
+        };
+        tokio::join!(keeper, check);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_session_that_is_gone_is_lost_at_once() {
-        let start = Instant::now();
-        let lease = Lease::new(start, TTL);
-        lease
-            .clone()
-            .keep(TTL, || async { Ok(Renewed::Gone) })
-            .await;
-        assert_eq!(start.elapsed(), TTL / 3);
+        let lease = Lease::new(Instant::now(), Duration::from_secs(3));
+        let keeper = lease.clone().keep(TTL, || async { Ok(Renewed::Gone) });
+        keeper.await;
         assert!(lease.is_lost());
+        assert!(lease.lost().is_cancelled());
     }
 }

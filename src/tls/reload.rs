@@ -85,6 +85,25 @@ impl Reloader {
         Ok(Engines::new(all, single))
     }
 
+    /// Reads the files for connections to other managers: the listener's own certificate, and its
+    /// clients' CA, if there is one, to check theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] if there is anything wrong with them.
+    pub fn peers(&mut self, files: &ApiTls) -> Result<Option<Client>, TlsError> {
+        let mode = match files.client_ca {
+            Some(_) => EngineTlsMode::Verify,
+            None => EngineTlsMode::Encrypt,
+        };
+        self.client(&EngineTls {
+            mode,
+            ca: files.client_ca.clone(),
+            cert: Some(files.cert.clone()),
+            key: Some(files.key.clone()),
+        })
+    }
+
     fn client(&mut self, files: &EngineTls) -> Result<Option<Client>, TlsError> {
         if files.mode == EngineTlsMode::Off {
             return Ok(None);

@@ -33,6 +33,7 @@ mod plugins;
 mod prune;
 mod races;
 mod registry;
+mod replication;
 mod stores;
 mod streams;
 mod tls;

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use skep::{
     api::{self, Listener},
-    engine::transport::{Limits, Transport, full},
+    engine::transport::{Fence, Limits, Transport, full},
     tls,
 };
 use skep_fleet::Fault;
@@ -63,6 +63,7 @@ impl Daemon {
             experimental: false,
             refresh_on_node_filter: false,
             refresh_name_filter: String::new(),
+            peers: api::PeerOptions::default(),
         };
         change(&mut options);
         let served = tokio::spawn(api::serve(
@@ -76,7 +77,12 @@ impl Daemon {
             max_connections: 100,
             max_idle: 8,
         };
-        let client = Transport::with_tls(addr.to_string().parse().unwrap(), &limits, tls);
+        let client = Transport::with_tls(
+            addr.to_string().parse().unwrap(),
+            &limits,
+            tls,
+            Fence::default(),
+        );
         Self {
             bench,
             addr,

@@ -8,6 +8,7 @@ use skep::{
     cluster::{
         Cluster, Options,
         create::{CreateError, CreateRequest},
+        election::Leadership,
         memory::Memory,
         snapshot::Snapshot,
     },
@@ -246,6 +247,7 @@ fn options() -> Options {
         heartbeat: Duration::from_secs(3600),
         removal_delay: Duration::ZERO,
         registries: Arc::default(),
+        leadership: Leadership::alone(),
         strategy: "fewest".to_owned(),
         filters: vec!["health".to_owned()],
     }

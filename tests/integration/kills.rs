@@ -1,20 +1,18 @@
 //! A manager that is killed again and again under load: what it acknowledged stays true.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use bollard::{
-    API_DEFAULT_VERSION, Docker,
-    models::ContainerCreateBody,
-    query_parameters::{
-        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptions,
-    },
-};
+use bollard::{API_DEFAULT_VERSION, Docker, query_parameters::ListContainersOptionsBuilder};
 use rand::RngExt;
-use skep_fleet::{Fault, Fleet, daemon::Daemon};
+use skep_fleet::{
+    Fault, Fleet,
+    daemon::Daemon,
+    ledger::{Ledger, NAMES, create, work},
+};
 use tokio::task::JoinHandle;
 
 use crate::cluster::PATIENCE;
@@ -25,117 +23,10 @@ const KILLS_VARIABLE: &str = "SKEP_TEST_KILLS";
 
 const ENGINES: usize = 4;
 const CLIENTS: usize = 6;
-const NAMES: usize = 40;
-
-/// What the clients know.
-#[derive(Default)]
-struct Ledger {
-    /// Names by ID of containers that were acknowledged, and not removed by anybody.
-    there: BTreeMap<String, String>,
-    /// Those of them whose removal was asked for.
-    leaving: BTreeSet<String>,
-    created: usize,
-    refused: usize,
-}
-
-impl Ledger {
-    fn add(&mut self, id: String, name: &str) {
-        let twice = self
-            .there
-            .iter()
-            .find(|(other, taken)| *taken == name && !self.leaving.contains(*other));
-        assert!(twice.is_none(), "{name} was given to {id} and {twice:?}");
-        self.there.insert(id, name.to_owned());
-        self.created += 1;
-    }
-
-    fn staying(&self) -> BTreeMap<String, String> {
-        let staying = self.there.iter();
-        staying
-            .filter(|(id, _)| !self.leaving.contains(*id))
-            .map(|(id, name)| (id.clone(), name.clone()))
-            .collect()
-    }
-}
 
 fn client(daemon: &Daemon) -> Docker {
     let addr = format!("tcp://{}", daemon.addr());
     Docker::connect_with_http(&addr, 20, API_DEFAULT_VERSION).unwrap()
-}
-
-async fn create(docker: &Docker, name: &str) -> Result<String, bollard::errors::Error> {
-    let options = CreateContainerOptionsBuilder::new().name(name).build();
-    let body = ContainerCreateBody {
-        image: Some("busybox".to_owned()),
-        ..ContainerCreateBody::default()
-    };
-    let made = docker.create_container(Some(options), body).await?;
-    Ok(made.id)
-}
-
-/// Creates and removes until the manager is gone.
-async fn work(docker: Docker, ledger: Arc<Mutex<Ledger>>) {
-    loop {
-        let name = format!("n{}", rand::rng().random_range(0..NAMES));
-        match create(&docker, &name).await {
-            Ok(id) => ledger.lock().unwrap().add(id, &name),
-            Err(bollard::errors::Error::DockerResponseServerError { status_code, .. }) => {
-                assert!([409, 500, 503].contains(&status_code), "{status_code}");
-                ledger.lock().unwrap().refused += 1;
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            Err(_) => return,
-        }
-        let leaving = {
-            let mut ledger = ledger.lock().unwrap();
-            let staying: Vec<String> = ledger.staying().into_keys().collect();
-            let is_full = staying.len() > NAMES / 2;
-            let id = is_full.then(|| staying[rand::rng().random_range(0..staying.len())].clone());
-            ledger.leaving.extend(id.clone());
-            id
-        };
-        let Some(id) = leaving else {
-            continue;
-        };
-        let removed = docker
-            .remove_container(&id, None::<RemoveContainerOptions>)
-            .await;
-        let mut ledger = ledger.lock().unwrap();
-        match removed {
-            Ok(()) => {
-                ledger.there.remove(&id);
-                ledger.leaving.remove(&id);
-            }
-            Err(bollard::errors::Error::DockerResponseServerError { .. }) => {
-                ledger.leaving.remove(&id);
-            }
-            // It may have happened.
-            Err(_) => return,
-        }
-    }
-}
-
-/// Checks on the engines themselves that no name is there twice, and that everything is there
-/// once that was acknowledged.
-fn check(fleet: &Fleet, ledger: &Ledger) {
-    let mut by_name: BTreeMap<String, String> = BTreeMap::new();
-    let mut ids = BTreeSet::new();
-    for engine in fleet.engines() {
-        for container in engine.containers() {
-            let id = container.id.to_string();
-            let place = format!("{id} on {}", engine.name());
-            let other = by_name.insert(container.name.to_string(), place.clone());
-            assert!(
-                other.is_none(),
-                "{} twice: {other:?}, {place}",
-                container.name
-            );
-            assert!(ids.insert(id), "{place} twice");
-        }
-    }
-    for (id, name) in ledger.staying() {
-        assert!(ids.contains(&id), "{name} ({id}) was lost");
-    }
 }
 
 async fn listed(docker: &Docker) -> BTreeSet<String> {
@@ -210,7 +101,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_the_manager_is_killed() {
         if let Some(engine) = dead {
             engine.come_back();
         }
-        check(&fleet, &ledger.lock().unwrap());
+        ledger.lock().unwrap().check(&fleet);
     }
 
     // Names of creates that came to nothing are free again.
@@ -226,7 +117,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_the_manager_is_killed() {
         }
     }
     let ledger = ledger.lock().unwrap();
-    check(&fleet, &ledger);
+    ledger.check(&fleet);
     println!(
         "{kills} kills, {} creates, {} refused",
         ledger.created, ledger.refused

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Context, api_version, json, version_text, versions};
 use crate::{
     api::{duration::size, entries},
-    cluster::snapshot::Node,
+    cluster::{election::Role, snapshot::Node},
     engine::transport::{self, Body},
     model::resource::{Amount, NANO},
 };
@@ -189,16 +189,28 @@ impl Containers {
 /// The rows that `docker info` prints and that tools parse; leading spaces count.
 fn system_status(context: &Context, nodes: &[&std::sync::Arc<Node>]) -> Vec<[String; 2]> {
     let options = context.cluster.options();
-    let mut rows = vec![
-        ["Role".to_owned(), "primary".to_owned()],
+    let mut rows = role_rows(&context.cluster.leadership().role());
+    rows.extend([
         ["Strategy".to_owned(), options.strategy.clone()],
         ["Filters".to_owned(), options.filters.join(", ")],
         ["Nodes".to_owned(), nodes.len().to_string()],
-    ];
+    ]);
     for node in nodes {
         node_rows(node, options.overcommit, &mut rows);
     }
     rows
+}
+
+/// What this manager is, and where the one is that leads.
+fn role_rows(role: &Role) -> Vec<[String; 2]> {
+    let row = |key: &str, value: &str| [key.to_owned(), value.to_owned()];
+    match role {
+        Role::Primary => vec![row("Role", "primary")],
+        Role::Replica(primary) => vec![
+            row("Role", "replica"),
+            row("Primary", primary.as_deref().unwrap_or_default()),
+        ],
+    }
 }
 
 fn node_rows(node: &Node, overcommit: f64, rows: &mut Vec<[String; 2]>) {

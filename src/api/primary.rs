@@ -1,0 +1,274 @@
+//! What a manager that does not lead is asked, and passes on to the one that does.
+//!
+//! Bytes in, bytes out, as with an engine; upgraded connections become tunnels, which outlive a
+//! change of the leader. While nobody leads, requests wait. `/_ping` and `/info` are answered here,
+//! and reads too where the configuration says so.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    error::ApiError,
+    proxy::{self, Relayed, passed_on},
+    router::Route,
+    tunnel::Tunnels,
+};
+use crate::{
+    cluster::election::{Leadership, Role},
+    engine::transport::{Body, BodyError, Fence, Limits, Transport, empty},
+    tls,
+};
+
+/// Marks a request that another manager passed on, which must not be passed on again: two managers
+/// may take each other for the leader for a moment.
+const PASSED_ON: HeaderName = HeaderName::from_static("skep-passed-on");
+
+/// How long connecting to the leader may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a leader that lost its office may take for its last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// How long a request that was passed on to us waits for us to learn that we lead.
+const NEWS: Duration = Duration::from_secs(5);
+
+/// How other managers are spoken to.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// TLS, if managers speak it.
+    pub tls: Option<tls::Client>,
+    /// Whether reads are answered here.
+    pub local_reads: bool,
+}
+
+/// Passes requests on to the manager that leads.
+pub struct Primary {
+    leadership: Leadership,
+    options: Options,
+    max_connections: usize,
+    tunnels: Tunnels,
+    shutdown: CancellationToken,
+    /// The way to the last leader.
+    current: Mutex<Option<(String, Arc<Transport>)>>,
+}
+
+/// Who answers a request.
+pub enum Passed {
+    /// This manager.
+    Here(Request<Incoming>),
+    /// The leader has.
+    Answered(Response<Body>),
+}
+
+impl Primary {
+    /// Passes on what is asked while another manager leads.
+    pub fn new(
+        leadership: Leadership,
+        options: Options,
+        max_connections: usize,
+        tunnels: Tunnels,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            leadership,
+            options,
+            max_connections,
+            tunnels,
+            shutdown,
+            current: Mutex::new(None),
+        }
+    }
+
+    /// Has the leader answer, unless this manager has to.
+    ///
+    /// # Errors
+    ///
+    /// The leader cannot be reached, or is one no more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection to the leader.
+    pub async fn pass_on(
+        &self,
+        route: &Route,
+        mut request: Request<Incoming>,
+    ) -> Result<Passed, ApiError> {
+        if self.leadership.is_primary() || self.is_local(route, request.method()) {
+            return Ok(Passed::Here(request));
+        }
+        let mut roles = self.leadership.watch();
+        if request.headers().contains_key(PASSED_ON) {
+            let leads = until(&mut roles, |role| *role == Role::Primary);
+            return match timeout(NEWS, leads).await {
+                Ok(Some(_)) => Ok(Passed::Here(request)),
+                _ => Err(ApiError::unavailable(
+                    "this manager is not the primary, although another one takes it for that",
+                )),
+            };
+        }
+        // What can be asked again if the leader changes: it changes nothing, and has no body.
+        let again = (matches!(*request.method(), Method::GET | Method::HEAD)
+            && !proxy::wants_upgrade(request.headers()))
+        .then(|| {
+            let mut again = Request::new(());
+            *again.method_mut() = request.method().clone();
+            *again.headers_mut() = request.headers().clone();
+            again
+        });
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .to_owned();
+        request
+            .headers_mut()
+            .insert(PASSED_ON, HeaderValue::from_static("1"));
+        let mut first = Some(request);
+        loop {
+            let Some(primary) = self.await_primary(&mut roles).await? else {
+                // This manager has come to lead in the meantime.
+                return match first {
+                    Some(mut request) => {
+                        request.headers_mut().remove(PASSED_ON);
+                        Ok(Passed::Here(request))
+                    }
+                    None => Err(changed()),
+                };
+            };
+            let transport = self.transport(&primary)?;
+            let asked = async {
+                match first.take() {
+                    Some(request) => proxy::relay(&transport, &self.tunnels, request, &path).await,
+                    None => {
+                        let mut sent = Request::new(empty());
+                        if let Some(again) = &again {
+                            *sent.method_mut() = again.method().clone();
+                            *sent.headers_mut() = passed_on(again.headers());
+                            sent.headers_mut()
+                                .insert(PASSED_ON, HeaderValue::from_static("1"));
+                        }
+                        transport.send(sent, &path).await.map(Relayed::Answer)
+                    }
+                }
+            };
+            match self.while_it_leads(asked, &primary, &mut roles).await {
+                Some(Ok(Relayed::Switched(response))) => return Ok(Passed::Answered(response)),
+                Some(Ok(Relayed::Answer(response))) => {
+                    let (head, body) = response.into_parts();
+                    let mut answer = Response::new(body.map_err(BodyError::from).boxed_unsync());
+                    *answer.status_mut() = head.status;
+                    *answer.headers_mut() = passed_on(&head.headers);
+                    return Ok(Passed::Answered(answer));
+                }
+                Some(Err(error)) => return Err(unreachable(&primary, &error)),
+                None if again.is_some() => {}
+                None => return Err(changed()),
+            }
+        }
+    }
+
+    fn is_local(&self, route: &Route, method: &Method) -> bool {
+        match route {
+            Route::Ping | Route::Info | Route::Options | Route::Redirect(_) => true,
+            Route::Version
+            | Route::Events
+            | Route::Containers
+            | Route::Images
+            | Route::Networks
+            | Route::Network(_)
+            | Route::Volumes
+            | Route::Volume(_)
+            | Route::Inspect(_)
+            | Route::Plugins
+            | Route::DiskUsage => {
+                self.options.local_reads && matches!(*method, Method::GET | Method::HEAD)
+            }
+            _ => false,
+        }
+    }
+
+    /// Waits until somebody leads; `None` if that is this manager.
+    async fn await_primary(
+        &self,
+        roles: &mut watch::Receiver<Role>,
+    ) -> Result<Option<String>, ApiError> {
+        let role = tokio::select! {
+            role = until(roles, |role| *role != Role::Replica(None)) => role,
+            () = self.shutdown.cancelled() => return Err(ApiError::unavailable(
+                "No elected primary cluster manager, and this one is shutting down",
+            )),
+        };
+        Ok(match role {
+            Some(Role::Replica(primary)) => primary,
+            Some(Role::Primary) | None => None,
+        })
+    }
+
+    /// Waits for an answer as long as the one that was asked leads, and a moment longer.
+    async fn while_it_leads<T>(
+        &self,
+        asked: impl Future<Output = T>,
+        primary: &str,
+        roles: &mut watch::Receiver<Role>,
+    ) -> Option<T> {
+        let mut asked = std::pin::pin!(asked);
+        let other = |role: &Role| !matches!(role, Role::Replica(Some(addr)) if addr == primary);
+        tokio::select! {
+            answer = asked.as_mut() => Some(answer),
+            _ = until(roles, other) => timeout(LAST_ANSWERS, asked).await.ok(),
+        }
+    }
+
+    fn transport(&self, primary: &str) -> Result<Arc<Transport>, ApiError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, transport)) = current.as_ref().filter(|(addr, _)| addr == primary) {
+            return Ok(Arc::clone(transport));
+        }
+        let addr = primary
+            .parse()
+            .map_err(|error| unreachable(primary, &error))?;
+        let limits = Limits {
+            connect_timeout: CONNECT_TIMEOUT,
+            max_connections: self.max_connections,
+            max_idle: 32,
+        };
+        let tls = self.options.tls.clone();
+        let transport = Arc::new(Transport::with_tls(addr, &limits, tls, Fence::default()));
+        *current = Some((primary.to_owned(), Arc::clone(&transport)));
+        Ok(transport)
+    }
+}
+
+/// Waits for a role; `None` if there will be no other any more.
+async fn until(
+    roles: &mut watch::Receiver<Role>,
+    is_wanted: impl Fn(&Role) -> bool,
+) -> Option<Role> {
+    let role = roles.wait_for(is_wanted).await.ok()?;
+    Some(role.clone())
+}
+
+/// Classic Swarm's text, with its arguments in the order it meant.
+fn unreachable(primary: &str, error: &dyn std::error::Error) -> ApiError {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    ApiError::internal(format!(
+        "Unable to reach primary cluster manager ({cause}): {primary}"
+    ))
+}
+
+fn changed() -> ApiError {
+    ApiError::unavailable(
+        "the primary cluster manager changed while it was asked; whether it did it is not known",
+    )
+}

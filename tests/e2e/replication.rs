@@ -1,0 +1,466 @@
+//! Several managers over one fleet of stand-in engines, with a real store between them.
+
+use std::{
+    net::TcpListener,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bollard::{API_DEFAULT_VERSION, Docker, query_parameters::ListContainersOptionsBuilder};
+use rand::RngExt;
+use skep_fleet::{
+    Fault, Fleet,
+    daemon::Daemon,
+    ledger::{Ledger, create, work},
+    stores::{Extra, Kind, Server},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+const MANAGERS: usize = 3;
+const CLIENTS: usize = 4;
+
+/// How long something may take that takes no time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A manager's own word on what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Role {
+    Primary,
+    Replica(String),
+}
+
+struct Manager {
+    addr: String,
+    daemon: Daemon,
+}
+
+struct Stage {
+    fleet: Fleet,
+    server: Server,
+    ttl: String,
+    managers: Vec<Manager>,
+}
+
+impl Manager {
+    fn start(addr: &str, options: &[&str]) -> Self {
+        let host = format!("tcp://{addr}");
+        let daemon = Daemon::start(
+            env!("CARGO_BIN_EXE_skep"),
+            &[
+                &["-H", &host, "--replication", "--advertise", addr],
+                options,
+            ]
+            .concat(),
+        );
+        Self {
+            addr: addr.to_owned(),
+            daemon,
+        }
+    }
+
+    fn docker(&self) -> Docker {
+        docker(&self.addr)
+    }
+
+    /// What it says it is; `None` if it says nothing.
+    async fn role(&self) -> Option<Role> {
+        let asked = timeout(Duration::from_secs(2), info(&self.addr)).await;
+        let info = asked.ok()??;
+        let rows = info["SystemStatus"].as_array()?;
+        let row = |name: &str| {
+            let row = rows.iter().find(|row| row[0] == name)?;
+            row[1].as_str().map(str::to_owned)
+        };
+        match row("Role")?.as_str() {
+            "primary" => Some(Role::Primary),
+            "replica" => Some(Role::Replica(row("Primary")?)),
+            other => panic!("role {other}"),
+        }
+    }
+
+    async fn await_role(&self, role: Role, patience: Duration) {
+        let end = Instant::now() + patience;
+        loop {
+            let now = self.role().await;
+            if now.as_ref() == Some(&role) {
+                return;
+            }
+            assert!(
+                Instant::now() < end,
+                "{} is {now:?}, not {role:?}",
+                self.addr
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Stage {
+    async fn new(kind: Kind, ttl: &str) -> Self {
+        Self {
+            fleet: Fleet::builder().engines(4).start().await.unwrap(),
+            server: Server::start_with(kind, Extra::default()),
+            ttl: ttl.to_owned(),
+            managers: Vec::new(),
+        }
+    }
+
+    /// A stage with managers, the first of which leads.
+    async fn with_managers(kind: Kind, ttl: &str) -> Self {
+        let mut stage = Self::new(kind, ttl).await;
+        for _ in 0..MANAGERS {
+            stage.add();
+            let first = stage.managers[0].addr.clone();
+            let role = match stage.managers.len() {
+                1 => Role::Primary,
+                _ => Role::Replica(first),
+            };
+            let last = stage.managers.last().unwrap();
+            last.await_role(role, PATIENCE).await;
+        }
+        stage
+    }
+
+    fn options(&self) -> [String; 5] {
+        let engines = self.fleet.engines();
+        let addrs: Vec<String> = engines.iter().map(|e| e.addr().to_string()).collect();
+        [
+            "--store".to_owned(),
+            format!("{}/test", self.server.url()),
+            "--replication-ttl".to_owned(),
+            self.ttl.clone(),
+            format!("nodes://{}", addrs.join(",")),
+        ]
+    }
+
+    fn add(&mut self) {
+        let manager = self.start_at(&free_addr());
+        self.managers.push(manager);
+    }
+
+    fn start_at(&self, addr: &str) -> Manager {
+        let options = self.options();
+        Manager::start(addr, &options.each_ref().map(String::as_str))
+    }
+
+    /// Waits until one manager leads and all others follow it, and returns which one does.
+    async fn await_agreement(&self) -> usize {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut roles = Vec::new();
+            for manager in &self.managers {
+                roles.push(manager.role().await);
+            }
+            let leader = roles.iter().position(|role| *role == Some(Role::Primary));
+            if let Some(leader) = leader {
+                let followed = Some(Role::Replica(self.managers[leader].addr.clone()));
+                let agree = |(at, role): (usize, &Option<Role>)| at == leader || *role == followed;
+                if roles.iter().enumerate().all(agree) {
+                    return leader;
+                }
+            }
+            assert!(Instant::now() < end, "no agreement: {roles:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Clients that work on random managers until they are told to stop.
+    fn load(&self, ledger: &Arc<Mutex<Ledger>>) -> Load {
+        for engine in self.fleet.engines() {
+            // So that there are always creates under way.
+            let fault = Fault::Latency {
+                base: Duration::from_millis(1),
+                jitter: Duration::from_millis(40),
+            };
+            engine.set_fault_on("POST /containers/create", fault);
+        }
+        let stop = CancellationToken::new();
+        let addrs: Vec<String> = self.managers.iter().map(|m| m.addr.clone()).collect();
+        let clients = (0..CLIENTS).map(|_| {
+            let (addrs, ledger, stop) = (addrs.clone(), Arc::clone(ledger), stop.clone());
+            tokio::spawn(stop.run_until_cancelled_owned(async move {
+                loop {
+                    let at = rand::rng().random_range(0..addrs.len());
+                    // Ends with the connection; a manager that is gone must not be asked at once.
+                    let turn = Duration::from_millis(rand::rng().random_range(200..1500));
+                    let _ = timeout(turn, work(docker(&addrs[at]), Arc::clone(&ledger))).await;
+                    sleep(Duration::from_millis(20)).await;
+                }
+            }))
+        });
+        Load {
+            clients: clients.collect(),
+            stop,
+        }
+    }
+}
+
+struct Load {
+    clients: Vec<JoinHandle<Option<()>>>,
+    stop: CancellationToken,
+}
+
+impl Load {
+    async fn stop(self) {
+        self.stop.cancel();
+        for client in self.clients {
+            client.await.unwrap();
+        }
+    }
+}
+
+fn docker(addr: &str) -> Docker {
+    Docker::connect_with_http(&format!("tcp://{addr}"), 20, API_DEFAULT_VERSION).unwrap()
+}
+
+/// `GET /info`, with what is in it for the cluster alone.
+async fn info(addr: &str) -> Option<serde_json::Value> {
+    let mut stream = TcpStream::connect(addr).await.ok()?;
+    let request = b"GET /info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let start = answer.find('{')?;
+    let end = answer.rfind('}')?;
+    serde_json::from_str(&answer[start..=end]).ok()
+}
+
+fn free_addr() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+async fn names(docker: &Docker) -> Vec<String> {
+    let options = ListContainersOptionsBuilder::new().all(true).build();
+    let list = docker.list_containers(Some(options)).await.unwrap();
+    let names = list.into_iter().flat_map(|entry| entry.names.unwrap());
+    names.collect()
+}
+
+fn has(names: &[String], name: &str) -> bool {
+    names.iter().any(|full| full.ends_with(&format!("/{name}")))
+}
+
+async fn await_created(ledger: &Mutex<Ledger>, more: usize) {
+    let before = ledger.lock().unwrap().created;
+    let end = Instant::now() + PATIENCE;
+    while ledger.lock().unwrap().created < before + more {
+        assert!(Instant::now() < end, "creates do not go on");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn replicas_pass_on_and_take_over(kind: Kind) {
+    let mut stage = Stage::with_managers(kind, "40s").await;
+    // Through a replica.
+    create(&stage.managers[1].docker(), "xx").await.unwrap();
+    assert!(has(&names(&stage.managers[2].docker()).await, "xx"));
+    assert!(has(&names(&stage.managers[0].docker()).await, "xx"));
+    // A leader that is asked to end resigns: nobody waits for its time to be over.
+    stage.managers[0].daemon.signal("TERM");
+    let stopped = stage.managers.remove(0);
+    let soon = Duration::from_secs(10);
+    let leader = timeout(soon, stage.await_agreement()).await;
+    let leader = leader.expect("the lock is not given back");
+    drop(stopped);
+    for manager in &stage.managers {
+        assert!(has(&names(&manager.docker()).await, "xx"));
+        let taken = create(&manager.docker(), "xx").await.unwrap_err();
+        assert!(taken.to_string().contains("Conflict"), "{taken}");
+    }
+    create(&stage.managers[1 - leader].docker(), "yy")
+        .await
+        .unwrap();
+}
+
+async fn nothing_is_lost_or_doubled_when_leaders_die(kind: Kind) {
+    let mut stage = Stage::with_managers(kind, "4s").await;
+    let ledger = Arc::default();
+    let load = stage.load(&ledger);
+    await_created(&ledger, 20).await;
+    for round in 0..3 {
+        let leader = stage.await_agreement().await;
+        if round % 2 == 0 {
+            stage.managers[leader].daemon.kill();
+        } else {
+            stage.managers[leader].daemon.signal("TERM");
+        }
+        let addr = stage.managers[leader].addr.clone();
+        await_created(&ledger, 20).await;
+        // The address is free again when the old one is gone.
+        stage.managers[leader].daemon.kill();
+        stage.managers[leader] = stage.start_at(&addr);
+    }
+    stage.await_agreement().await;
+    load.stop().await;
+    ledger.lock().unwrap().check(&stage.fleet);
+}
+
+async fn a_leader_that_was_stopped_for_long_creates_nothing(kind: Kind) {
+    let stage = Stage::with_managers(kind, "4s").await;
+    let ledger = Arc::default();
+    let load = stage.load(&ledger);
+    await_created(&ledger, 20).await;
+    for _ in 0..2 {
+        let leader = stage.await_agreement().await;
+        let paused = &stage.managers[leader];
+        // Asked while it is stopped, and answered by it when it goes on.
+        paused.daemon.signal("STOP");
+        let asked: Vec<_> = (0..8)
+            .map(|number| {
+                let docker = paused.docker();
+                tokio::spawn(async move { create(&docker, &format!("late{number}")).await })
+            })
+            .collect();
+        let end = Instant::now() + PATIENCE;
+        let mut others = Vec::new();
+        while !others.contains(&Some(Role::Primary)) {
+            assert!(Instant::now() < end, "nobody takes over: {others:?}");
+            others.clear();
+            for (at, manager) in stage.managers.iter().enumerate() {
+                if at != leader {
+                    others.push(manager.role().await);
+                }
+            }
+        }
+        await_created(&ledger, 20).await;
+        // With the names that the stopped one was asked for.
+        let made: Vec<_> = stage
+            .managers
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| *at != leader)
+            .map(|(_, manager)| manager.docker())
+            .collect();
+        for number in 0..8 {
+            let name = format!("late{number}");
+            create(&made[number % 2], &name).await.unwrap();
+        }
+        paused.daemon.signal("CONT");
+        for asked in asked {
+            let answer = asked.await.unwrap();
+            let error = answer.expect_err("the name is taken");
+            let text = error.to_string();
+            assert!(
+                ["Conflict", "primary"]
+                    .iter()
+                    .any(|part| text.contains(part)),
+                "{text}"
+            );
+        }
+        stage.await_agreement().await;
+        await_created(&ledger, 20).await;
+        for number in 0..8 {
+            let name = format!("late{number}");
+            let removed = made[number % 2].remove_container(&name, None).await;
+            removed.unwrap();
+        }
+    }
+    load.stop().await;
+    ledger.lock().unwrap().check(&stage.fleet);
+}
+
+async fn managers_that_start_together_agree(kind: Kind) {
+    let mut stage = Stage::new(kind, "10s").await;
+    let options = stage.options();
+    let starting: Vec<_> = (0..MANAGERS)
+        .map(|_| {
+            let options = options.clone();
+            std::thread::spawn(move || {
+                Manager::start(&free_addr(), &options.each_ref().map(String::as_str))
+            })
+        })
+        .collect();
+    let managers = starting.into_iter().map(|thread| thread.join().unwrap());
+    stage.managers = managers.collect();
+    stage.await_agreement().await;
+    create(&stage.managers[0].docker(), "xx").await.unwrap();
+}
+
+async fn a_store_that_comes_back_empty_has_one_leader(kind: Kind) {
+    let mut stage = Stage::with_managers(kind, "4s").await;
+    create(&stage.managers[0].docker(), "xx").await.unwrap();
+    stage.server.wipe();
+    stage.server.restart();
+    stage.await_agreement().await;
+    for manager in &stage.managers {
+        assert!(has(&names(&manager.docker()).await, "xx"));
+    }
+    create(&stage.managers[1].docker(), "yy").await.unwrap();
+}
+
+async fn without_the_store_nobody_leads_for_long(kind: Kind) {
+    let mut stage = Stage::with_managers(kind, "4s").await;
+    create(&stage.managers[0].docker(), "xx").await.unwrap();
+    stage.server.signal("STOP");
+    let nobody = Role::Replica(String::new());
+    stage.managers[0].await_role(nobody.clone(), PATIENCE).await;
+    // A create waits for a leader rather than to be refused or made by a manager that is none.
+    let docker = stage.managers[0].docker();
+    let asked = tokio::spawn(async move { create(&docker, "yy").await });
+    assert!(
+        timeout(
+            Duration::from_millis(500),
+            stage.managers[1].docker().version()
+        )
+        .await
+        .is_err()
+    );
+    let count = || -> usize {
+        stage
+            .fleet
+            .engines()
+            .iter()
+            .map(|e| e.containers().len())
+            .sum()
+    };
+    assert_eq!(count(), 1);
+    stage.server.signal("CONT");
+    stage.await_agreement().await;
+    asked.await.unwrap().unwrap();
+    assert_eq!(count(), 2);
+    stage.server.kill();
+    stage.server.restart();
+    stage.await_agreement().await;
+    create(&stage.managers[2].docker(), "zz").await.unwrap();
+}
+
+macro_rules! suite {
+    ($($name:ident($kind:expr): [$($test:ident),* $(,)?])*) => {$(
+        mod $name {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test($kind).await;
+                }
+            )*
+        }
+    )*};
+}
+
+macro_rules! all {
+    ($($name:ident($kind:expr))*) => {
+        suite!($($name($kind): [
+            replicas_pass_on_and_take_over,
+            nothing_is_lost_or_doubled_when_leaders_die,
+            a_leader_that_was_stopped_for_long_creates_nothing,
+            managers_that_start_together_agree,
+            a_store_that_comes_back_empty_has_one_leader,
+            without_the_store_nobody_leads_for_long,
+        ])*);
+    };
+}
+
+all!(
+    etcd(Kind::Etcd)
+    consul(Kind::Consul)
+    zookeeper(Kind::ZooKeeper)
+);
