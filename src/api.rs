@@ -36,6 +36,7 @@ mod router;
 mod server;
 mod tunnel;
 
+pub use self::handlers::tokens::Tokens;
 pub use self::primary::Options as PeerOptions;
 pub use self::server::{BindError, Listener, UnixSocket, bind, serve};
 
@@ -69,4 +70,6 @@ pub struct Options {
     pub refresh_name_filter: String,
     /// How other managers are spoken to.
     pub peers: PeerOptions,
+    /// Where lists of engines under tokens are kept, if they are served.
+    pub tokens: Option<Tokens>,
 }

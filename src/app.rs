@@ -36,7 +36,7 @@ use crate::{
     tls,
 };
 
-pub use nodes::{join, list};
+pub use nodes::{Membership, join, list};
 pub use reload::ReadConfig;
 
 /// How often the files of TLS are looked at for changes.
@@ -84,6 +84,7 @@ pub async fn run(config: Config, read: ReadConfig, shutdown: Shutdown) -> anyhow
         .ok_or_else(|| anyhow!("no discovery is configured"))?;
     let store = open_store(&config).await?;
     let memory = store.clone().map(|store| memory(&config, store));
+    let tokens = token_lists(&config, store.as_ref())?;
     let leadership = leadership(&config);
     let tasks = TaskTracker::new();
     // Cancelled after the API has drained: requests under way still need the cluster.
@@ -133,6 +134,7 @@ pub async fn run(config: Config, read: ReadConfig, shutdown: Shutdown) -> anyhow
             tls: peers,
             local_reads: config.replication.local_reads,
         },
+        tokens,
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -222,18 +224,37 @@ async fn load(config: &Config, specs: Vec<Spec>) -> anyhow::Result<Plugins> {
 /// What the cluster remembers, and where.
 fn memory(config: &Config, store: Arc<dyn Store>) -> Memory {
     info!(store = store.name(), "remembering nodes and containers");
-    let prefix = match config.effective_store().0 {
-        StoreUrl::Servers(url) => url.key(&config.store.prefix),
-        _ => config.store.prefix.clone(),
-    };
     let options = memory::Options {
-        prefix,
+        prefix: store_prefix(config),
         optional: config.store.when_away == store_config::WhenAway::Continue,
         forget_after: config.store.forget_after,
         settle_after: SETTLE_AFTER,
         cpu_shares: cpu_shares(config),
     };
     Memory::new(store, options)
+}
+
+/// The key that everything is kept below.
+fn store_prefix(config: &Config) -> String {
+    match config.effective_store().0 {
+        StoreUrl::Servers(url) => url.key(&config.store.prefix),
+        _ => config.store.prefix.clone(),
+    }
+}
+
+/// Where the lists of engines under tokens are kept, if they are served.
+fn token_lists(
+    config: &Config,
+    store: Option<&Arc<dyn Store>>,
+) -> anyhow::Result<Option<api::Tokens>> {
+    if !config.api.token_lists {
+        return Ok(None);
+    }
+    let store = store.ok_or_else(|| anyhow!("api.token-lists needs a store: set store.url"))?;
+    Ok(Some(api::Tokens {
+        store: Arc::clone(store),
+        prefix: format!("{}/tokens", store_prefix(config)),
+    }))
 }
 
 /// Whether this manager leads: for ever, or if it is elected.
@@ -354,8 +375,37 @@ fn spec(config: &Config, from: &Plugin) -> anyhow::Result<Spec> {
         }
         None => None,
     };
-    spec.allow.files.clone_from(&from.allow.files);
+    spec.allow = allow(config, &from.allow)?;
     Ok(spec)
+}
+
+/// What a plugin may reach, with what is needed to reach it.
+fn allow(config: &Config, from: &plugin_config::Allow) -> anyhow::Result<plugin::Allow> {
+    let store = match &from.store {
+        Some(url) => Some(plugin::StoreGrant {
+            store: servers::open(url, &config.discovery.access())?,
+            prefix: url.path.clone(),
+        }),
+        None => None,
+    };
+    let is_secure = |origin: &String| origin.starts_with("https:");
+    let tls = if from.http.iter().any(is_secure) {
+        Some(Arc::new(tls::web(config.discovery.token_ca().as_deref())?))
+    } else {
+        None
+    };
+    Ok(plugin::Allow {
+        files: from.files.clone(),
+        store,
+        http: plugin::HttpGrant {
+            origins: from.http.clone(),
+            tls,
+        },
+        names: plugin::NamesGrant {
+            names: from.names.clone(),
+            server: config.discovery.name_server(),
+        },
+    })
 }
 
 fn limits(kind: Kind, from: &plugin_config::Limits) -> plugin::Limits {

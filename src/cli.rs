@@ -19,6 +19,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::app;
+use crate::app::Membership;
 use crate::cli::manage::ManageArgs;
 use crate::cli::nodes::{CreateArgs, JoinArgs, ListArgs};
 use crate::config::log::{LogFormat, LogLevel};
@@ -55,10 +56,8 @@ pub struct List {
 pub struct Join {
     /// It has a discovery URL.
     pub config: Config,
-    /// Longest random wait before the first registration.
-    pub delay: Duration,
-    /// Time between two registrations.
-    pub heartbeat: Duration,
+    /// What is registered, and how.
+    pub membership: Membership,
 }
 
 /// The daemon's configuration, from the file and the command line.
@@ -220,7 +219,7 @@ pub fn parse(
             cli.apply_log(environment, &mut join.config)?;
             Ok(Invocation::Join(Box::new(join)))
         }
-        Command::Create(args) => Err(args.refusal(&context).into()),
+        Command::Create(args) => Ok(Invocation::Print(args.token(&context)?)),
     }
 }
 

@@ -188,8 +188,7 @@ impl Config {
     /// Returns the discovery plugin with its settings complete, or `None` without a URL.
     ///
     /// Its setting `location` is what follows the scheme, and `options` the discovery options if
-    /// there are any. The plugin `file` may read the file that the URL names, and no other file
-    /// beside those in its `allow.files`.
+    /// there are any. Beside what its own `allow` says the plugin may reach what the URL names.
     pub fn discovery_plugin(&self) -> Option<Plugin> {
         let url = self.discovery.url.as_ref()?;
         let mut plugin = self.plugin(&url.scheme)?.clone();
@@ -205,9 +204,11 @@ impl Config {
                 .collect();
             plugin.settings.insert("options".to_owned(), options.into());
         }
-        if url.scheme == "file" {
-            plugin.allow.files.push(PathBuf::from(&url.location));
-        }
+        let grants = self.discovery.grants();
+        plugin.allow.files.extend(grants.files);
+        plugin.allow.store = grants.store.or(plugin.allow.store);
+        plugin.allow.http.extend(grants.http);
+        plugin.allow.names.extend(grants.names);
         Some(plugin)
     }
 

@@ -26,6 +26,45 @@ pub trait Backend: Send {
     ///
     /// A call that is dropped loses nothing: the next one starts from the whole membership.
     async fn next(&mut self, max_wait: Duration) -> Result<Batch, BackendError>;
+
+    /// Announces an engine, until nothing is heard of this process for `ttl`. Returns a lease.
+    /// Announcing the same engine again replaces the first lease.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`], also if this backend takes no announcements.
+    async fn register(&mut self, address: &str, ttl: Duration) -> Result<Vec<u8>, BackendError> {
+        let _ = (address, ttl);
+        Err(self.takes_none())
+    }
+
+    /// Keeps an announcement for another `ttl`.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; the engine may have to be announced again.
+    async fn heartbeat(&mut self, lease: &[u8]) -> Result<(), BackendError> {
+        let _ = lease;
+        Err(self.takes_none())
+    }
+
+    /// Takes an announcement back.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`]; it lapses by itself then.
+    async fn deregister(&mut self, lease: &[u8]) -> Result<(), BackendError> {
+        let _ = lease;
+        Err(self.takes_none())
+    }
+
+    /// The error of a backend that takes no announcements.
+    fn takes_none(&self) -> BackendError {
+        BackendError {
+            backend: self.name().to_owned(),
+            reason: "not implemented in this discovery service".to_owned(),
+        }
+    }
 }
 
 /// One answer of a backend.

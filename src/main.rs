@@ -88,11 +88,13 @@ fn nodes(list: List) -> anyhow::Result<()> {
 
 fn register(join: Join) -> anyhow::Result<()> {
     telemetry::init(&join.config.log)?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
-        app::join(join.delay, join.heartbeat, shutdown).await;
-        Ok(())
-    })
+        app::join(join.config, join.membership, shutdown).await
+    });
+    runtime.shutdown_background();
+    result
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -31,14 +31,18 @@ mod discovery;
 mod fault;
 mod files;
 mod filter;
+mod grants;
 mod host;
+mod http;
 mod instance;
 mod limits;
 mod loader;
 mod mirror;
+mod names;
 mod quota;
 mod rate;
 mod runtime;
+mod stores;
 mod strategy;
 mod supervisor;
 
@@ -49,8 +53,11 @@ use std::{
 
 pub use self::{
     cache::Origin,
+    http::HttpGrant,
     limits::{DEFAULT_TOTAL_MEMORY_BYTES, Limits},
     loader::{Loaded, Loader, Plugins},
+    names::NamesGrant,
+    stores::StoreGrant,
 };
 
 /// What a plugin is for.
@@ -113,6 +120,12 @@ pub enum OnFailure {
 pub struct Allow {
     /// Files a discovery backend may read, as absolute paths.
     pub files: Vec<PathBuf>,
+    /// The part of a store that it may see and change.
+    pub store: Option<StoreGrant>,
+    /// Servers that it may ask.
+    pub http: HttpGrant,
+    /// Names that it may look up.
+    pub names: NamesGrant,
 }
 
 impl Spec {

@@ -34,7 +34,7 @@ pub use self::{
     pem::{FileError, TlsError},
     reload::Reloader,
     server::Server,
-    store::{Pems, no_roots},
+    store::{Pems, no_roots, web},
 };
 
 /// The protocol inside, as clients and engines name it in their hello.

@@ -22,6 +22,9 @@ pub mod imports {
                 import skep:plugin/clock@0.1.0;
                 import skep:plugin/random@0.1.0;
                 import skep:plugin/files@0.1.0;
+                import skep:plugin/store@0.1.0;
+                import skep:plugin/http@0.1.0;
+                import skep:plugin/names@0.1.0;
                 import skep:plugin/state@0.1.0;
                 import skep:plugin/mounts@0.1.0;
             }

@@ -1,4 +1,5 @@
-//! What the daemon answers: which nodes hold what, the clock, random bytes, files.
+//! What the daemon answers: which nodes hold what, the clock, random bytes, files, a store, other
+//! servers, names.
 //!
 //! The answers about containers and images come from the daemon's indexes as of the call under
 //! way, with placements that are not finished yet. They cost one call for each question, whatever
@@ -7,7 +8,10 @@
 use std::time::Duration;
 
 pub use crate::bindings::imports::skep::plugin::files::Stamp;
+pub use crate::bindings::imports::skep::plugin::http::{Request, Response};
 pub use crate::bindings::imports::skep::plugin::inventory::Pattern as Query;
+pub use crate::bindings::imports::skep::plugin::names::Service;
+pub use crate::bindings::imports::skep::plugin::store::Pair;
 
 use crate::log::Level;
 use crate::{Attr, NodeSet, Result};
@@ -114,8 +118,91 @@ pub fn read_file(path: &str) -> Result<(Vec<u8>, u64)> {
 ///
 /// Not allowed, or not readable.
 pub fn wait_for_file(path: &str, seen: u64, max_wait: Duration) -> Result<Stamp> {
-    let max_wait_ms = u32::try_from(max_wait.as_millis()).unwrap_or(u32::MAX);
-    answer::files::wait(path, seen, max_wait_ms)
+    answer::files::wait(path, seen, millis(max_wait))
+}
+
+/// Returns everything in the part of the store that the configuration grants, ordered by key, and
+/// the version of this state. Only discovery backends may, and not while they are made.
+///
+/// # Errors
+///
+/// No store is granted, or it cannot be read.
+pub fn read_store() -> Result<(Vec<Pair>, u64)> {
+    answer::store::read()
+}
+
+/// Waits until the version of the store's part is not `seen`, at most `max_wait`, and returns it.
+/// Only discovery backends may.
+///
+/// # Errors
+///
+/// No store is granted, or it cannot be followed any more: read it again.
+pub fn wait_for_store(seen: u64, max_wait: Duration) -> Result<u64> {
+    answer::store::wait(seen, millis(max_wait))
+}
+
+/// Sets a key of the store that vanishes `ttl` after the daemon has died, and returns the lease.
+/// Only discovery backends may.
+///
+/// # Errors
+///
+/// No store is granted, or it does not take the key.
+pub fn hold_key(key: &str, value: &[u8], ttl: Duration) -> Result<u64> {
+    answer::store::hold(key, value, millis(ttl))
+}
+
+/// Sets the key of a lease again, in case somebody else deleted it.
+///
+/// # Errors
+///
+/// [`Error::NotFound`](crate::Error::NotFound) if the lease is over, or the store is away.
+pub fn renew_key(lease: u64) -> Result<()> {
+    answer::store::renew(lease)
+}
+
+/// Ends a lease; its key is gone then.
+///
+/// # Errors
+///
+/// The store is away: the key goes when its time is over.
+pub fn release_key(lease: u64) -> Result<()> {
+    answer::store::release(lease)
+}
+
+/// Sends a request to a server that the configuration names under `allow.http`, and returns the
+/// answer, of whatever status. Only discovery backends may.
+///
+/// # Errors
+///
+/// Not allowed, or no answer within `max_wait`.
+pub fn send(request: &Request, max_wait: Duration) -> Result<Response> {
+    answer::http::send(request, millis(max_wait))
+}
+
+/// Returns the addresses of a host, and for how long they may be kept. Only discovery backends may.
+///
+/// # Errors
+///
+/// Not allowed under `allow.names`, [`Error::NotFound`](crate::Error::NotFound) if there are none,
+/// or the name server cannot say.
+pub fn addresses_of(name: &str) -> Result<(Vec<String>, Duration)> {
+    let (addresses, seconds) = answer::names::addresses(name)?;
+    Ok((addresses, Duration::from_secs(seconds.into())))
+}
+
+/// Returns the SRV records of a name, and for how long they may be kept. Only discovery backends
+/// may.
+///
+/// # Errors
+///
+/// As [`addresses_of`].
+pub fn services_of(name: &str) -> Result<(Vec<Service>, Duration)> {
+    let (services, seconds) = answer::names::services(name)?;
+    Ok((services, Duration::from_secs(seconds.into())))
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 pub(crate) fn log_enabled(level: Level) -> bool {

@@ -15,11 +15,12 @@ mod fixture;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::marker::PhantomData;
 
 pub use fixture::{Container, NodeFixture, Outcome, node, nodes, rank, request, run_filter};
 
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 
 thread_local! {
     static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
@@ -31,9 +32,38 @@ struct State {
     images: Vec<(u32, Vec<String>)>,
     files: BTreeMap<String, (Result<Vec<u8>>, u64)>,
     waited: Vec<(String, u64)>,
+    store: Keys,
+    servers: Vec<Server>,
+    sent: Vec<host::Request>,
+    addresses: BTreeMap<String, Vec<String>>,
+    services: BTreeMap<String, Vec<host::Service>>,
     now_ms: u64,
     random: u64,
     log: Vec<String>,
+}
+
+/// A store as a test has it.
+#[derive(Debug, Default)]
+struct Keys {
+    error: Option<Error>,
+    pairs: BTreeMap<String, Vec<u8>>,
+    version: u64,
+    leases: BTreeMap<u64, (String, Vec<u8>)>,
+    next_lease: u64,
+}
+
+/// What answers requests for URLs that start with a text.
+struct Server {
+    prefix: String,
+    answer: Box<Answer>,
+}
+
+type Answer = dyn Fn(&host::Request) -> Result<host::Response>;
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Server").field(&self.prefix).finish()
+    }
 }
 
 /// The daemon's side of a test, for the current thread, until it is dropped.
@@ -92,6 +122,81 @@ impl Host {
         self.with(|state| state.waited.clone())
     }
 
+    /// Sets a key of the store.
+    pub fn put_key(&self, key: &str, value: &str) {
+        self.with(|state| {
+            state.store.put(key, value.as_bytes());
+        });
+    }
+
+    /// Deletes a key of the store.
+    pub fn delete_key(&self, key: &str) {
+        self.with(|state| {
+            state.store.pairs.remove(key);
+            state.store.version += 1;
+        });
+    }
+
+    /// Returns the keys of the store with their values.
+    pub fn keys(&self) -> Vec<(String, String)> {
+        self.with(|state| {
+            let pairs = state.store.pairs.iter();
+            let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+            pairs
+                .map(|(key, value)| (key.clone(), text(value)))
+                .collect()
+        })
+    }
+
+    /// Makes the store fail with this error, or work again.
+    pub fn break_store(&self, error: Option<Error>) {
+        self.with(|state| state.store.error = error);
+    }
+
+    /// Ends all leases as if their time were over.
+    pub fn end_leases(&self) {
+        self.with(|state| {
+            for (key, _) in std::mem::take(&mut state.store.leases).into_values() {
+                state.store.pairs.remove(&key);
+            }
+            state.store.version += 1;
+        });
+    }
+
+    /// Has requests for URLs that start with `prefix` answered.
+    pub fn serve(
+        &self,
+        prefix: &str,
+        answer: impl Fn(&host::Request) -> Result<host::Response> + 'static,
+    ) {
+        self.with(|state| {
+            state.servers.insert(
+                0,
+                Server {
+                    prefix: prefix.to_owned(),
+                    answer: Box::new(answer),
+                },
+            );
+        });
+    }
+
+    /// Returns the requests that were sent.
+    pub fn sent(&self) -> Vec<host::Request> {
+        self.with(|state| state.sent.clone())
+    }
+
+    /// Gives a host addresses.
+    pub fn set_addresses(&self, name: &str, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| (*address).to_owned());
+        let addresses = addresses.collect();
+        self.with(|state| state.addresses.insert(name.to_owned(), addresses));
+    }
+
+    /// Gives a name SRV records.
+    pub fn set_services(&self, name: &str, services: &[host::Service]) {
+        self.with(|state| state.services.insert(name.to_owned(), services.to_vec()));
+    }
+
     /// Sets the clock, in milliseconds since 1970.
     pub fn set_now_ms(&self, now_ms: u64) {
         self.with(|state| state.now_ms = now_ms);
@@ -125,6 +230,13 @@ impl Host {
                     .expect("another `Host` was installed and dropped on this thread"),
             )
         })
+    }
+}
+
+impl Keys {
+    fn put(&mut self, key: &str, value: &[u8]) {
+        self.pairs.insert(key.to_owned(), value.to_vec());
+        self.version += 1;
     }
 }
 

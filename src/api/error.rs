@@ -181,7 +181,7 @@ impl From<CreateError> for ApiError {
             CreateError::Policy(_) | CreateError::Schedule(_) | CreateError::NodeGone => {
                 Self::internal(error.to_string())
             }
-            CreateError::ShuttingDown | CreateError::Store(_) => {
+            CreateError::ShuttingDown | CreateError::NotPrimary | CreateError::Store(_) => {
                 Self::with_status(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
         }

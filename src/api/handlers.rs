@@ -48,6 +48,7 @@ mod networks;
 mod prune;
 mod pull;
 mod system;
+pub mod tokens;
 mod versions;
 mod volumes;
 
@@ -231,6 +232,7 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
         Route::Anywhere(path) => {
             anywhere::ask(context, version.as_deref(), &path, &query, request).await
         }
+        Route::Tokens(rest) => tokens::answer(context, &rest, &query, request).await,
         Route::SwarmMode => Err(ApiError::not_swarm_mode()),
         Route::Options if context.options.cors => Ok(Response::new(transport::empty())),
         Route::Redirect(path) => Ok(redirect(&path, &query)),

@@ -95,6 +95,8 @@ pub enum Route {
     Commit,
     /// A question that any healthy node can answer; its decoded path with the first slash.
     Anywhere(String),
+    /// `/v1/clusters/...`, with what follows
+    Tokens(String),
     /// A route of swarm mode, which this cluster is not.
     SwarmMode,
     /// `OPTIONS` of anything
@@ -283,6 +285,10 @@ fn find(method: &Method, path: &str) -> Route {
         ("volumes", name) if get => Route::Volume(name.to_owned()),
         ("volumes", rest) => volume(method, rest).unwrap_or_else(missing),
         ("system", "df") if get => Route::DiskUsage,
+        ("v1", "clusters") => Route::Tokens(String::new()),
+        ("v1", rest) if rest.starts_with("clusters/") => {
+            Route::Tokens(rest["clusters/".len()..].to_owned())
+        }
         _ => missing(),
     }
 }

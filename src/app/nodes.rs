@@ -3,14 +3,30 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use tracing::{error, info};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tracing::{error, info, warn};
 
 use super::load_discovery;
 use crate::{
     config::{Config, duration},
-    discovery::Change,
+    discovery::{Backend, Change},
     signal::Shutdown,
 };
+
+/// The pause after the first failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long taking back a registration may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How long an engine may take to answer.
+const LOOK: Duration = Duration::from_secs(5);
+
+const PING: &[u8] = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// Asks discovery once and returns the addresses in the backend's order.
 ///
@@ -30,25 +46,121 @@ pub async fn list(config: Config, timeout: Duration) -> anyhow::Result<Vec<Strin
     Ok(members.collect())
 }
 
-/// Tries to register this node every `heartbeat` until `shutdown`, for the first time within
-/// `delay`.
+/// How `skep join` keeps a node listed.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The engine's address as the manager reaches it.
+    pub advertise: String,
+    /// How long the node stays listed that is not heard of.
+    pub ttl: Duration,
+    /// The longest wait before the first registration.
+    pub delay: Duration,
+    /// The time between two registrations.
+    pub heartbeat: Duration,
+    /// Whether to register only if an engine answers.
+    pub check_engine: bool,
+}
+
+/// Registers this node with discovery and keeps it registered until `shutdown`, and takes the
+/// registration back then. Failures are tried again for ever, at first after a second and at last
+/// after each heartbeat.
 ///
-/// No backend takes registrations yet, so this only says so each time, as classic Swarm does with
-/// the same backends.
-pub async fn join(delay: Duration, heartbeat: Duration, shutdown: Shutdown) {
+/// # Errors
+///
+/// The discovery plugin cannot be loaded.
+pub async fn join(
+    config: Config,
+    membership: Membership,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let mut backend = load_discovery(&config).await?;
     // Agents that start together shall not all come at once.
-    let wait = delay.mul_f64(rand::random());
+    let wait = membership.delay.mul_f64(rand::random());
     tokio::select! {
-        () = shutdown.started() => return,
+        () = shutdown.started() => return Ok(()),
         () = tokio::time::sleep(wait) => {}
     }
-    let every = duration::format(heartbeat);
+    let mut lease = None;
+    let mut pause = FIRST_PAUSE;
     loop {
-        info!("Registering on the discovery service every {every}...");
-        error!("not implemented in this discovery service");
+        let renewed = tokio::select! {
+            () = shutdown.started() => break,
+            renewed = renew(&mut *backend, &membership, &mut lease) => renewed,
+        };
+        let wait = match renewed {
+            Ok(()) => {
+                pause = FIRST_PAUSE;
+                membership.heartbeat
+            }
+            Err(reason) => {
+                error!("{reason}");
+                let wait = pause.min(membership.heartbeat);
+                pause = (pause * 2).min(membership.heartbeat);
+                wait
+            }
+        };
         tokio::select! {
-            () = shutdown.started() => return,
-            () = tokio::time::sleep(heartbeat) => {}
+            () = shutdown.started() => break,
+            () = tokio::time::sleep(wait) => {}
         }
+    }
+    if let Some(lease) = lease {
+        let withdrawn = timeout(LAST_WORDS, backend.deregister(&lease)).await;
+        match withdrawn {
+            Ok(Ok(())) => info!("registration taken back"),
+            Ok(Err(error)) => warn!(%error, "the registration lapses by itself"),
+            Err(_) => warn!("discovery is silent, the registration lapses by itself"),
+        }
+    }
+    Ok(())
+}
+
+/// Registers once, or keeps the registration there is.
+async fn renew(
+    backend: &mut dyn Backend,
+    membership: &Membership,
+    lease: &mut Option<Vec<u8>>,
+) -> Result<(), String> {
+    let addr = &membership.advertise;
+    info!(
+        "Registering on the discovery service every {}...",
+        duration::format(membership.heartbeat)
+    );
+    if membership.check_engine
+        && let Err(reason) = look(addr).await
+    {
+        // Managers see for themselves that a registered engine is away, and remember it.
+        if lease.is_none() {
+            return Err(format!("no engine answers at {addr}: {reason}"));
+        }
+        warn!("no engine answers at {addr}: {reason}");
+    }
+    if let Some(held) = lease {
+        let Err(error) = backend.heartbeat(held).await else {
+            return Ok(());
+        };
+        warn!(%error, "registering anew");
+        *lease = None;
+    }
+    let registered = backend.register(addr, membership.ttl).await;
+    *lease = Some(registered.map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+/// Whether an engine answers, with or without TLS. Whatever it says, it is for managers to judge.
+async fn look(addr: &str) -> Result<(), String> {
+    let answer = async {
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.write_all(PING).await?;
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    match timeout(LOOK, answer).await {
+        // The second is how servers with TLS end a connection that does not speak it.
+        Ok(Ok(answer)) if answer == *b"HTTP/1." || answer[..2] == [0x15, 0x03] => Ok(()),
+        Ok(Ok(_)) => Err("what answers there does not speak HTTP".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("silent for {}", duration::format(LOOK))),
     }
 }

@@ -63,7 +63,7 @@ async fn apply(current: Config, wanted: Config, cluster: &Cluster) -> Config {
     }
     match load_discovery(&wanted).await {
         Ok(backend) => {
-            info!("discovery is replaced");
+            info!(backend = backend.name(), "discovery is replaced");
             let source = Source {
                 backend,
                 heartbeat: wanted.discovery.heartbeat,

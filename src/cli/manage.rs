@@ -146,8 +146,8 @@ pub enum OptionError {
     DiscoveryOpt,
     #[error("discovery service not supported")]
     DiscoveryService,
-    #[error("discovery service not supported: `{0}` is not there yet")]
-    DiscoveryPlanned(String),
+    #[error("invalid discovery: {0}")]
+    Discovery(String),
     #[error("strategy not supported")]
     Strategy,
     #[error("filter not supported")]
@@ -277,10 +277,9 @@ impl ManageArgs {
         }
         if let Some(url) = given {
             let url = url.map_err(|_| OptionError::DiscoveryService)?;
-            check_discovery(config, &url)?;
             config.discovery.url = Some(url.relative_to(context.here));
         }
-        Ok(())
+        check_discovery(config)
     }
 
     fn apply_store(&self, context: &Context<'_>, config: &mut Config) -> Result<(), OptionError> {
@@ -442,15 +441,16 @@ impl ManageArgs {
     }
 }
 
-/// Refuses a URL that no discovery plugin is for; the schemes of classic Swarm are known by name.
-pub(super) fn check_discovery(config: &Config, url: &DiscoveryUrl) -> Result<(), OptionError> {
-    if config.has_plugin(&url.scheme, PluginKind::Discovery) {
-        return Ok(());
+/// Refuses a URL that no discovery plugin is for, and options that cannot be.
+pub(super) fn check_discovery(config: &Config) -> Result<(), OptionError> {
+    let url = config.discovery.url.as_ref();
+    if url.is_some_and(|url| !config.has_plugin(&url.scheme, PluginKind::Discovery)) {
+        return Err(OptionError::DiscoveryService);
     }
-    Err(match &*url.scheme {
-        "consul" | "etcd" | "zk" | "token" => OptionError::DiscoveryPlanned(url.scheme.clone()),
-        _ => OptionError::DiscoveryService,
-    })
+    match config.discovery.mistake() {
+        Some((_, reason)) => Err(OptionError::Discovery(reason)),
+        None => Ok(()),
+    }
 }
 
 /// Parses an integer whose prefix names its base, as Go's `strconv.ParseInt(s, 0, 64)` does.

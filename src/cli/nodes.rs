@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::app::Membership;
 use crate::cli::address::is_advertisable;
 use crate::cli::manage::{OptionError, check_discovery};
 use crate::cli::{CliError, Context, Join, List};
@@ -78,6 +79,10 @@ pub(super) struct JoinArgs {
         default_value = "180s"
     )]
     ttl: String,
+
+    /// Register without looking whether an engine answers at that address
+    #[arg(long)]
+    no_engine_check: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,12 +113,6 @@ pub enum NodesError {
     TtlTooShort,
     #[error("the `create` command takes no arguments. See '{0} create --help'.")]
     CreateArguments(String),
-    /// The hosted service behind `token://` ended in 2019.
-    #[error(
-        "tokens are not supported: the service that kept them was shut down. \
-         Name the engines with nodes:// or file://"
-    )]
-    CreateRefused,
 }
 
 impl DiscoveryArgs {
@@ -143,8 +142,8 @@ impl DiscoveryArgs {
             config.discovery.options.insert(key, value);
         }
         let url: DiscoveryUrl = url.parse().map_err(|_| OptionError::DiscoveryService)?;
-        check_discovery(&config, &url)?;
         config.discovery.url = Some(url.relative_to(context.here));
+        check_discovery(&config)?;
         Ok(config)
     }
 }
@@ -177,25 +176,31 @@ impl JoinArgs {
         let heartbeat = positive(&self.heartbeat, OptionError::Heartbeat)?
             .filter(|heartbeat| *heartbeat >= Duration::from_secs(1))
             .ok_or(OptionError::HeartbeatTooShort)?;
-        positive(&self.ttl, NodesError::Ttl)?
+        let ttl = positive(&self.ttl, NodesError::Ttl)?
             .filter(|ttl| *ttl > heartbeat)
             .ok_or(NodesError::TtlTooShort)?;
         let config = self.to.config(&url, context)?;
         Ok(Join {
             config,
-            delay: Duration::from_nanos(u64::try_from(delay).unwrap_or(u64::MAX)),
-            heartbeat,
+            membership: Membership {
+                advertise: advertise.clone(),
+                ttl,
+                delay: Duration::from_nanos(u64::try_from(delay).unwrap_or(u64::MAX)),
+                heartbeat,
+                check_engine: !self.no_engine_check,
+            },
         })
     }
 }
 
 impl CreateArgs {
-    /// Returns why there is no token: nothing that Skep can read would keep it.
-    pub(super) fn refusal(&self, context: &Context<'_>) -> NodesError {
+    /// Returns a new token. Whoever knows it may see and change its list, so it cannot be guessed;
+    /// no server has to be asked.
+    pub(super) fn token(&self, context: &Context<'_>) -> Result<String, NodesError> {
         if self.rest.is_empty() {
-            NodesError::CreateRefused
+            Ok(format!("{:032x}", rand::random::<u128>()))
         } else {
-            NodesError::CreateArguments(context.program.to_owned())
+            Err(NodesError::CreateArguments(context.program.to_owned()))
         }
     }
 }

@@ -10,7 +10,7 @@
 //! The body goes to the engine as the client sent it, but for the directives, which become labels,
 //! for CPU shares, which are scaled to the engine, and for names that were prefixed with a node.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
@@ -102,10 +102,16 @@ pub enum CreateError {
     /// The daemon is shutting down.
     #[error("the manager is shutting down")]
     ShuttingDown,
+    /// Another manager may lead by now.
+    #[error("this manager is not the primary any more")]
+    NotPrimary,
     /// The container cannot be remembered, so there shall be none.
     #[error("no container is created without a record of it: {0}")]
     Store(#[from] StoreError),
 }
+
+/// How long a create waits for engines to be heard of, after a start.
+const HEARING: Duration = Duration::from_secs(10);
 
 impl From<PlaceError> for CreateError {
     fn from(error: PlaceError) -> Self {
@@ -136,9 +142,7 @@ impl Cluster {
     }
 
     async fn create_here(&self, request: CreateRequest) -> Result<Created, CreateError> {
-        if let Some(memory) = &self.inner.memory {
-            memory.ready().await?;
-        }
+        self.names_known().await?;
         let mut draft = Draft::new(&request, &self.snapshot(), self.options().cpu_shares)?;
         let mut retries = 0;
         let mut failed_on = Vec::new();
@@ -170,6 +174,21 @@ impl Cluster {
         }
     }
 
+    /// Waits until all names that were given are known, those on engines that are down included: a
+    /// manager that has just started must not give them again.
+    async fn names_known(&self) -> Result<(), StoreError> {
+        let Some(memory) = &self.inner.memory else {
+            return Ok(());
+        };
+        memory.ready().await?;
+        if memory.trouble().is_none() {
+            // Without news of any engine there is nothing to choose from, which will be the answer.
+            let heard = tokio::time::timeout(HEARING, self.inner.monitors.heard());
+            let _ = heard.await;
+        }
+        Ok(())
+    }
+
     /// Places and creates once; pulls the image if the node lacks it. Adds the node to `failed_on`
     /// if that failed there.
     async fn attempt(
@@ -193,6 +212,9 @@ impl Cluster {
             .node(&addr)
             .cloned()
             .ok_or(CreateError::NodeGone)?;
+        if !self.leadership().may_change() {
+            return Err(CreateError::NotPrimary);
+        }
         let intention = self.intend(&addr, draft).await?;
         let outcome = self.create_on(&node, request, draft).await;
         if outcome.is_err() {
@@ -320,9 +342,7 @@ pub(super) async fn rename(
     {
         return Err(CreateError::NameTaken(name.to_owned()));
     }
-    if let Some(memory) = &cluster.inner.memory {
-        memory.ready().await?;
-    }
+    cluster.names_known().await?;
     let held = cluster.inner.placement.reserve_name(name).await?;
     let path = format!(
         "/containers/{}/rename?name={}",

@@ -125,6 +125,7 @@ impl Desk {
             debug!(%addr, "engine found by discovery");
             self.monitors.add(addr);
         }
+        self.monitors.all_added();
     }
 
     fn remove_due(&mut self) {

@@ -266,14 +266,20 @@ impl Memory {
             let is_last = shutdown.is_cancelled();
             if *roles.borrow_and_update() != Role::Primary {
                 if is_last {
+                    self.settle_own().await;
                     return;
                 }
                 (is_tidy, stands_by) = (false, true);
                 self.stand_by();
+                let pause = if self.settle_own().await {
+                    STAND_BY_INTERVAL
+                } else {
+                    RETRY
+                };
                 tokio::select! {
                     () = shutdown.cancelled() => {}
                     _ = roles.changed() => {}
-                    () = tokio::time::sleep(STAND_BY_INTERVAL) => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
                 continue;
             }
@@ -312,7 +318,8 @@ impl Memory {
     fn stand_by(&self) {
         self.inner.ready.send_replace(false);
         let mut desk = self.desk();
-        desk.intents.clear();
+        desk.intents
+            .retain(|_, intent| intent.is_for_us_to_settle());
         for pending in desk.pending.values_mut() {
             pending.retain(|_, document| document.noted_at.elapsed() < STAND_BY);
         }
@@ -321,6 +328,8 @@ impl Memory {
 
     /// Has all records compared with what is there: whoever wrote them may not have written all.
     fn take_over(&self) {
+        // Whoever was elected has a store.
+        self.inner.trouble.send_replace(None);
         let mut desk = self.desk();
         let desk = &mut *desk;
         desk.saved.clear();

@@ -6,7 +6,7 @@
 //! its deadline holds up placements, and nothing else.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -90,6 +90,7 @@ enum Command {
         oneshot::Sender<Result<Vec<EngineAddr>, PlaceError>>,
     ),
     ReserveName(String, oneshot::Sender<Result<u64, PlaceError>>),
+    HoldName(String, oneshot::Sender<u64>),
     Release(u64),
 }
 
@@ -118,7 +119,7 @@ impl Placement {
             inventories: HashMap::new(),
             index: Arc::default(),
             held: HashMap::new(),
-            names: HashSet::new(),
+            names: HashMap::new(),
             next_key: 0,
             troubles: Arc::clone(&troubles),
         };
@@ -195,6 +196,24 @@ impl Placement {
         })
     }
 
+    /// Keeps a name from being given, also if something has it by now that may go.
+    ///
+    /// # Errors
+    ///
+    /// [`PlaceError::ShuttingDown`].
+    pub async fn hold_name(&self, name: &str) -> Result<NameReservation, PlaceError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::HoldName(name.to_owned(), reply))
+            .await
+            .map_err(|_| PlaceError::ShuttingDown)?;
+        let key = answer.await.map_err(|_| PlaceError::ShuttingDown)?;
+        Ok(NameReservation {
+            key,
+            commands: self.commands.clone(),
+        })
+    }
+
     /// What is wrong with scheduling plugins, as of the last placement.
     pub fn troubles(&self) -> Vec<String> {
         self.troubles
@@ -250,8 +269,8 @@ struct Desk {
     // Invariant: nobody else holds this while it is changed, so changes never copy it.
     index: Arc<Index>,
     held: HashMap<u64, Held>,
-    // Invariant: exactly the names of `Held::Name`.
-    names: HashSet<String>,
+    // Invariant: the names of `Held::Name`, and how many hold each.
+    names: HashMap<String, usize>,
     next_key: u64,
     troubles: Arc<Mutex<Vec<String>>>,
 }
@@ -299,6 +318,12 @@ impl Desk {
                 if reply.send(answer).is_err()
                     && let Some(key) = key
                 {
+                    self.release(key);
+                }
+            }
+            Command::HoldName(name, reply) => {
+                let key = self.hold_name(name);
+                if reply.send(key).is_err() {
                     self.release(key);
                 }
             }
@@ -376,7 +401,7 @@ impl Desk {
             {
                 index.remove(slot, container);
                 let name = container.name().to_owned();
-                self.names.insert(name.clone());
+                *self.names.entry(name.clone()).or_default() += 1;
                 *held = Held::Name(name);
             }
         }
@@ -416,13 +441,18 @@ impl Desk {
 
     fn reserve_name(&mut self, name: String) -> Result<u64, PlaceError> {
         self.check_name(&name)?;
-        self.names.insert(name.clone());
-        Ok(self.hold(Held::Name(name)))
+        Ok(self.hold_name(name))
+    }
+
+    /// Holds a name whoever has it.
+    fn hold_name(&mut self, name: String) -> u64 {
+        *self.names.entry(name.clone()).or_default() += 1;
+        self.hold(Held::Name(name))
     }
 
     /// An empty name is always free: the engine will invent one.
     fn check_name(&self, name: &str) -> Result<(), PlaceError> {
-        if !name.is_empty() && (self.index.is_taken(name) || self.names.contains(name)) {
+        if !name.is_empty() && (self.index.is_taken(name) || self.names.contains_key(name)) {
             return Err(PlaceError::NameTaken(name.to_owned()));
         }
         Ok(())
@@ -443,7 +473,12 @@ impl Desk {
                 self.update_usage(slot);
             }
             Some(Held::Name(name)) => {
-                self.names.remove(&name);
+                if let Some(count) = self.names.get_mut(&name) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.names.remove(&name);
+                    }
+                }
             }
             None => {}
         }

@@ -12,7 +12,10 @@ use crate::{
         placement::Placement,
         snapshot::{Node, Snapshot},
     },
-    engine::{event::Event, monitor::Update},
+    engine::{
+        event::Event,
+        monitor::{Unheard, Update},
+    },
 };
 
 /// How many updates are made public with one snapshot.
@@ -70,10 +73,15 @@ impl State {
             }
             let mut events: Vec<Event> = Vec::new();
             let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
-            for update in batch.drain(..) {
+            let mut heard: Vec<Unheard> = Vec::new();
+            for mut update in batch.drain(..) {
+                if let Update::Changed { unheard, .. } = &mut update {
+                    heard.extend(unheard.take());
+                }
                 self.apply(update, &mut events, &mut waiting).await;
             }
             self.public.send_replace(Arc::new(self.snapshot.clone()));
+            drop(heard);
             for event in events {
                 self.feed.publish(event);
             }
@@ -97,6 +105,7 @@ impl State {
                 events: new,
                 done,
                 documents,
+                unheard: _,
             } => {
                 if let Some(memory) = &self.memory {
                     memory.note(&inventory, documents);

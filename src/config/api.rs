@@ -39,6 +39,8 @@ pub struct Api {
     /// A list of containers with this value of the filter `name` first asks all nodes anew.
     /// Default: empty, none does.
     pub refresh_name_filter: String,
+    /// Whether lists of engines under tokens are kept and served, at `/v1/clusters`. Default: false.
+    pub token_lists: bool,
     /// Group, by name or number, that may use Unix sockets. Default: `docker` if it exists, else
     /// that of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +65,7 @@ impl Api {
             refresh_on_node_filter: section
                 .get("refresh-on-node-filter", default.refresh_on_node_filter),
             refresh_name_filter: section.get("refresh-name-filter", default.refresh_name_filter),
+            token_lists: section.get("token-lists", default.token_lists),
             socket_group: section.get("socket-group", default.socket_group),
             tls: has_tls
                 .then(|| section.table("tls", |table| ApiTls::read(table, base)))
@@ -83,6 +86,7 @@ impl Default for Api {
             experimental: false,
             refresh_on_node_filter: false,
             refresh_name_filter: String::new(),
+            token_lists: false,
             socket_group: None,
             tls: None,
         }

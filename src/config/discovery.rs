@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,10 +10,15 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::duration;
+use super::plugin::{Allow, parse_origin};
 use super::section::Section;
 use super::store::Access;
 use super::tls::StoreTls;
+use crate::model::key::check_key;
 use crate::model::servers::ServersUrl;
+
+/// Where classic Swarm keeps the nodes in a store.
+const KV_PATH: &str = "docker/swarm/nodes";
 
 /// Where the list of engines comes from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -60,11 +66,90 @@ impl Discovery {
         if discovery.heartbeat < Duration::from_secs(1) {
             section.refuse("heartbeat", "must be at least one second");
         }
+        if let Some((key, reason)) = discovery.mistake() {
+            section.refuse(key, reason);
+        }
         discovery
     }
 }
 
 impl Discovery {
+    /// What is wrong with the URL or its options beyond what only the plugin knows, as the key it
+    /// is about and the reason.
+    pub fn mistake(&self) -> Option<(&'static str, String)> {
+        let url = self.url.as_ref()?;
+        match url.scheme.as_str() {
+            "etcd" | "consul" | "zk" => match url.to_string().parse::<ServersUrl>() {
+                Err(error) => Some(("url", error.to_string())),
+                Ok(servers) => {
+                    let path = check_key(&servers.key(&self.kv_path()));
+                    let path = path.err().map(|error| format!("kv.path: {error}"));
+                    let access = self.access();
+                    let access = access.mistake(servers.kind);
+                    let access = access.map(|(_, reason)| reason.to_owned());
+                    path.or(access).map(|reason| ("options", reason))
+                }
+            },
+            "dns" => {
+                let server = self.option("dns.server")?;
+                let error = parse_server(server).err()?;
+                Some(("options", format!("dns.server: {error}")))
+            }
+            _ => None,
+        }
+    }
+
+    /// What the plugin that the URL names may reach because it does.
+    pub(super) fn grants(&self) -> Allow {
+        let mut allow = Allow::default();
+        let Some(url) = &self.url else {
+            return allow;
+        };
+        let location = url.location.as_str();
+        match url.scheme.as_str() {
+            "file" => allow.files.push(PathBuf::from(location)),
+            "token" => {
+                let scheme = self.option("token.scheme").unwrap_or("https");
+                let host = location.split('/').next().unwrap_or_default();
+                allow
+                    .http
+                    .extend(parse_origin(&format!("{scheme}://{host}")));
+            }
+            "dns" => {
+                let name = location.rsplit_once(':').map_or(location, |(name, _)| name);
+                allow.names.push(name.to_owned());
+            }
+            _ => {
+                allow.store = self.servers().map(|servers| ServersUrl {
+                    path: servers.key(&self.kv_path()),
+                    ..servers
+                });
+            }
+        }
+        allow
+    }
+
+    /// The name server of the option `dns.server`.
+    pub fn name_server(&self) -> Option<SocketAddr> {
+        parse_server(self.option("dns.server")?).ok()
+    }
+
+    /// The CAs of the option `token.cacertfile`.
+    pub fn token_ca(&self) -> Option<PathBuf> {
+        self.option("token.cacertfile").map(PathBuf::from)
+    }
+
+    /// Where in a store the nodes are, below the URL's path.
+    fn kv_path(&self) -> String {
+        let path = self.option("kv.path").unwrap_or(KV_PATH);
+        path.trim_matches('/').to_owned()
+    }
+
+    fn option(&self, key: &str) -> Option<&str> {
+        let value = self.options.get(key)?;
+        Some(value.as_str()).filter(|value| !value.is_empty())
+    }
+
     /// The servers that keep the membership, if a store does.
     pub fn servers(&self) -> Option<ServersUrl> {
         self.url.as_ref()?.to_string().parse().ok()
@@ -74,8 +159,7 @@ impl Discovery {
     /// which all three are needed for TLS, as with classic Swarm; `kv.user` with `kv.passwordfile`;
     /// `kv.tokenfile`.
     pub fn access(&self) -> Access {
-        let option = |key: &str| self.options.get(key).filter(|value| !value.is_empty());
-        let path = |key: &str| option(key).map(PathBuf::from);
+        let path = |key: &str| self.option(key).map(PathBuf::from);
         let tls = match (
             path("kv.cacertfile"),
             path("kv.certfile"),
@@ -88,7 +172,7 @@ impl Discovery {
             _ => None,
         };
         Access {
-            user: option("kv.user").cloned(),
+            user: self.option("kv.user").map(str::to_owned),
             password_file: path("kv.passwordfile"),
             token_file: path("kv.tokenfile"),
             tls,
@@ -136,6 +220,13 @@ impl fmt::Display for DiscoveryUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.scheme, self.location)
     }
+}
+
+/// `host` or `host:port`; the port of name servers is 53.
+fn parse_server(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| "must be an IP address, with or without a port")
 }
 
 fn serialize_url<S: Serializer>(url: &Option<DiscoveryUrl>, to: S) -> Result<S::Ok, S::Error> {

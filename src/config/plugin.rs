@@ -9,21 +9,27 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::section::Section;
 use super::{duration, size};
+use crate::model::servers::{ServersUrl, ServersUrlError};
 
-/// Every plugin that is embedded in the binary.
-const BUILTINS: [(&str, PluginKind); 12] = [
-    ("health", PluginKind::Filter),
-    ("port", PluginKind::Filter),
-    ("containerslots", PluginKind::Filter),
-    ("dependency", PluginKind::Filter),
-    ("affinity", PluginKind::Filter),
-    ("constraint", PluginKind::Filter),
-    ("whitelist", PluginKind::Filter),
-    ("spread", PluginKind::Strategy),
-    ("binpack", PluginKind::Strategy),
-    ("random", PluginKind::Strategy),
-    ("nodes", PluginKind::Discovery),
-    ("file", PluginKind::Discovery),
+/// Every plugin that is embedded in the binary: its name, its kind, and its component's name.
+const BUILTINS: [(&str, PluginKind, &str); 17] = [
+    ("health", PluginKind::Filter, "health"),
+    ("port", PluginKind::Filter, "port"),
+    ("containerslots", PluginKind::Filter, "containerslots"),
+    ("dependency", PluginKind::Filter, "dependency"),
+    ("affinity", PluginKind::Filter, "affinity"),
+    ("constraint", PluginKind::Filter, "constraint"),
+    ("whitelist", PluginKind::Filter, "whitelist"),
+    ("spread", PluginKind::Strategy, "spread"),
+    ("binpack", PluginKind::Strategy, "binpack"),
+    ("random", PluginKind::Strategy, "random"),
+    ("nodes", PluginKind::Discovery, "nodes"),
+    ("file", PluginKind::Discovery, "file"),
+    ("etcd", PluginKind::Discovery, "kv"),
+    ("consul", PluginKind::Discovery, "kv"),
+    ("zk", PluginKind::Discovery, "kv"),
+    ("token", PluginKind::Discovery, "token"),
+    ("dns", PluginKind::Discovery, "dns"),
 ];
 
 /// One WASM component, its settings and what it may do.
@@ -98,6 +104,16 @@ pub enum OnFailure {
 pub struct Allow {
     /// Absolute paths of files it may read.
     pub files: Vec<PathBuf>,
+    /// The part of a store that it may see and change: everything below the URL's path.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_servers"
+    )]
+    pub store: Option<ServersUrl>,
+    /// Servers that it may ask, as `https://host:port`.
+    pub http: Vec<String>,
+    /// Names that it may look up, as `name` or `*.domain`.
+    pub names: Vec<String>,
 }
 
 /// What a plugin may use up. The defaults depend on its kind.
@@ -144,11 +160,11 @@ impl Plugin {
     }
 
     fn read(name: &str, section: &mut Section<'_, '_>, base: &Path) -> Option<Self> {
-        let builtin = BUILTINS.iter().find(|(builtin, _)| *builtin == name);
+        let builtin = BUILTINS.iter().find(|(builtin, ..)| *builtin == name);
         let has_kind = section.has("kind");
         let kind_in_file = section.get::<Option<PluginKind>>("kind", None);
         match (builtin, kind_in_file) {
-            (Some((_, kind)), Some(other)) if other != *kind => {
+            (Some((_, kind, _)), Some(other)) if other != *kind => {
                 section.refuse("kind", format!("`{name}` is a built-in {}", kind.as_str()));
             }
             (None, None) if !has_kind => {
@@ -164,7 +180,7 @@ impl Plugin {
         }
         // The other keys are read in any case: their mistakes belong in the same report.
         let kind = builtin
-            .map(|(_, kind)| *kind)
+            .map(|(_, kind, _)| *kind)
             .or(kind_in_file)
             .unwrap_or(PluginKind::Filter);
 
@@ -172,7 +188,7 @@ impl Plugin {
         let path = section.get::<Option<PathBuf>>("path", None);
         let source = match (path, builtin) {
             (Some(path), _) => Some(Source::File(base.join(path))),
-            (None, Some((name, _))) => Some(Source::Builtin(name)),
+            (None, Some((.., component))) => Some(Source::Builtin(component)),
             (None, None) => {
                 if !has_path {
                     section.refuse(
@@ -237,8 +253,20 @@ impl Source {
 impl Allow {
     fn read(section: &mut Section<'_, '_>, base: &Path) -> Self {
         let files = section.get("files", Vec::<PathBuf>::new());
+        let store = section.text("store", None, |text| {
+            let url: ServersUrl = text
+                .parse()
+                .map_err(|error: ServersUrlError| error.to_string())?;
+            match url.path.as_str() {
+                "" => Err("must have a path: what is below it is what the plugin gets".to_owned()),
+                _ => Ok(Some(url)),
+            }
+        });
         Self {
             files: files.into_iter().map(|file| base.join(file)).collect(),
+            store,
+            http: section.texts("http", Vec::new(), parse_origin),
+            names: section.get("names", Vec::new()),
         }
     }
 }
@@ -281,11 +309,11 @@ impl Limits {
 pub(super) fn builtins() -> BTreeMap<String, Plugin> {
     BUILTINS
         .into_iter()
-        .map(|(name, kind)| {
+        .map(|(name, kind, component)| {
             let plugin = Plugin {
                 name: name.to_owned(),
                 kind,
-                source: Source::Builtin(name),
+                source: Source::Builtin(component),
                 sha256: None,
                 on_failure: (kind == PluginKind::Filter).then(OnFailure::default),
                 fallback: None,
@@ -296,6 +324,18 @@ pub(super) fn builtins() -> BTreeMap<String, Plugin> {
             (name.to_owned(), plugin)
         })
         .collect()
+}
+
+/// Checks that a text is a scheme with a host and nothing else.
+pub(super) fn parse_origin(text: &str) -> Result<String, &'static str> {
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
+        .unwrap_or_default();
+    if host.is_empty() || host.contains(['/', '@', '?', '#']) {
+        return Err("must be of the form https://host:port");
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_sha256(text: &str) -> Result<String, &'static str> {
@@ -324,6 +364,13 @@ fn value_to_json(value: &toml::Value) -> serde_json::Value {
         toml::Value::Datetime(date) => date.to_string().into(),
         toml::Value::Array(items) => items.iter().map(value_to_json).collect(),
         toml::Value::Table(table) => table_to_json(table),
+    }
+}
+
+fn serialize_servers<S: Serializer>(url: &Option<ServersUrl>, to: S) -> Result<S::Ok, S::Error> {
+    match url {
+        Some(url) => to.collect_str(url),
+        None => to.serialize_none(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of whole configuration files.
 
 use super::*;
+use crate::config::plugin::Allow;
 
 /// Parses `text` and compares the mistakes, each as it is printed.
 fn check(text: &str, mistakes: &[&str]) {
@@ -90,8 +91,19 @@ fn refuses_what_does_not_fit_the_kind_of_plugin() {
         &["line 1: listen: must name at least one address"],
     );
     check(
-        "[discovery]\nurl = \"consul://a\"",
-        &["line 2: discovery.url: no discovery plugin `consul`; define it in [plugins.consul]"],
+        "[discovery]\nurl = \"eureka://a\"",
+        &["line 2: discovery.url: no discovery plugin `eureka`; define it in [plugins.eureka]"],
+    );
+    check(
+        "[discovery]\nurl = \"etcd://a/b//c\"",
+        &["line 2: discovery.url: `b//c` is no key: it has an empty segment"],
+    );
+    check(
+        "[plugins.x]\nkind = \"discovery\"\npath = \"x\"\nallow.store = \"etcd://a\"\nallow.http = [\"a\"]",
+        &[
+            "line 4: plugins.x.allow.store: must have a path: what is below it is what the plugin gets",
+            "line 5: plugins.x.allow.http: must be of the form https://host:port",
+        ],
     );
 }
 
@@ -261,5 +273,38 @@ fn tls_tables_state_their_files_and_what_they_lack() {
             "engine.tls.cert: `cert` and `key` need each other",
             "engine.tls-for.nonsense.ca: missing, and needed to verify certificates",
         ],
+    );
+}
+
+#[test]
+fn a_discovery_plugin_may_reach_what_the_url_names() {
+    let granted = |url: &str, options: &str| {
+        let text = format!("[discovery]\nurl = \"{url}\"\noptions = {{ {options} }}\n");
+        let config = Config::parse(&text, Path::new("/etc/skep")).unwrap();
+        config.discovery_plugin().unwrap().allow
+    };
+    assert_eq!(granted("nodes://a:1", ""), Allow::default());
+    assert_eq!(
+        granted("file://x", "").files,
+        [PathBuf::from("/etc/skep/x")]
+    );
+    let store = |url: &str, options: &str| granted(url, options).store.unwrap().to_string();
+    assert_eq!(
+        store("etcd://a,b:1/x", ""),
+        "etcd://a:2379,b:1/x/docker/swarm/nodes"
+    );
+    assert_eq!(
+        store("consul://a", r#""kv.path" = "/docker/nodes/""#),
+        "consul://a:8500/docker/nodes"
+    );
+    assert_eq!(granted("token://a:1/v1/t", "").http, ["https://a:1"]);
+    assert_eq!(
+        granted("token://a/t", r#""token.scheme" = "http""#).http,
+        ["http://a"]
+    );
+    assert_eq!(granted("dns://a.example:1", "").names, ["a.example"]);
+    assert_eq!(
+        granted("dns://_d._tcp.example", "").names,
+        ["_d._tcp.example"]
     );
 }

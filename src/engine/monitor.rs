@@ -13,7 +13,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rand::RngExt;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -97,6 +97,8 @@ pub enum Update {
         /// Inspect documents of the containers that were inspected since the last update, if
         /// anybody remembers them.
         documents: Vec<(Arc<str>, Bytes)>,
+        /// To be dropped once the inventory is public.
+        unheard: Option<Unheard>,
     },
     /// The engine left the cluster.
     Removed {
@@ -155,8 +157,31 @@ struct Inner {
     /// address waits for it.
     leaving: Mutex<HashMap<EngineAddr, CancellationToken>>,
     validations: Arc<Semaphore>,
+    hearing: watch::Sender<Hearing>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+}
+
+/// Whether everything is known that was known before.
+#[derive(Clone, Copy, Default)]
+struct Hearing {
+    /// Whether it is known which engines there are.
+    is_listed: bool,
+    /// How many engines were neither heard nor recalled yet.
+    unheard: usize,
+}
+
+/// An engine that was neither heard nor recalled yet, as long as this lives.
+pub struct Unheard {
+    monitors: Weak<Inner>,
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        if let Some(monitors) = self.monitors.upgrade() {
+            monitors.hearing.send_modify(|hearing| hearing.unheard -= 1);
+        }
+    }
 }
 
 struct Handle {
@@ -182,6 +207,7 @@ impl Monitors {
                 running: Mutex::default(),
                 leaving: Mutex::default(),
                 validations: Arc::new(Semaphore::new(CONCURRENT_VALIDATIONS)),
+                hearing: watch::Sender::default(),
                 tasks,
                 shutdown,
             }),
@@ -225,6 +251,7 @@ impl Monitors {
             last_event_nano: None,
             short_streams: 0,
             waiting: Vec::new(),
+            unheard: Some(self.unheard()),
         };
         let span = info_span!("engine", %addr);
         let before = lock(&self.inner.leaving).remove(&addr);
@@ -244,6 +271,30 @@ impl Monitors {
             ended,
         };
         running.insert(addr, handle);
+    }
+
+    /// It is known which engines there are: all have been added.
+    pub fn all_added(&self) {
+        self.inner
+            .hearing
+            .send_if_modified(|hearing| !std::mem::replace(&mut hearing.is_listed, true));
+    }
+
+    /// Waits until of each engine it is public what it holds, or what it held when it was last
+    /// heard. That an engine is found later makes this wait again.
+    pub async fn heard(&self) {
+        let mut hearing = self.inner.hearing.subscribe();
+        let all = hearing.wait_for(|hearing| hearing.is_listed && hearing.unheard == 0);
+        // The sender is ours.
+        let _ = all.await;
+    }
+
+    fn unheard(&self) -> Unheard {
+        let hearing = &self.inner.hearing;
+        hearing.send_modify(|hearing| hearing.unheard += 1);
+        Unheard {
+            monitors: Arc::downgrade(&self.inner),
+        }
     }
 
     /// Stops watching an engine.
@@ -325,6 +376,8 @@ struct Monitor {
     short_streams: u32,
     /// Who waits for the next publication.
     waiting: Vec<oneshot::Sender<()>>,
+    /// There until what is published is more than nothing.
+    unheard: Option<Unheard>,
 }
 
 /// Why following an engine ended.
@@ -636,6 +689,7 @@ impl Monitor {
             events,
             done: std::mem::take(&mut self.waiting),
             documents: std::mem::take(&mut self.documents),
+            unheard: self.unheard.take_if(|_| self.recall.is_none()),
         };
         // At shutdown nobody listens any more.
         let _ = self.updates.send(update).await;

@@ -252,7 +252,8 @@ impl Transport {
                     limit: busy.limit,
                 };
             }
-            let is_fenced = |error: &io::Error| error.get_ref().is_some_and(|e| e.is::<Fenced>());
+            let is_fenced =
+                |error: &io::Error| matches!(error.get_ref(), Some(error) if error.is::<Fenced>());
             if inner.downcast_ref().is_some_and(is_fenced) {
                 return TransportError::NotPrimary { addr };
             }

@@ -36,6 +36,9 @@ pub mod discovery {
                 import skep:plugin/clock@0.1.0;
                 import skep:plugin/random@0.1.0;
                 import skep:plugin/files@0.1.0;
+                import skep:plugin/store@0.1.0;
+                import skep:plugin/http@0.1.0;
+                import skep:plugin/names@0.1.0;
                 export skep:plugin/plugin@0.1.0;
                 export skep:plugin/discovery@0.1.0;
             }
@@ -45,7 +48,12 @@ pub mod discovery {
             "skep:plugin/clock@0.1.0": super::scheduling::skep::plugin::clock,
             "skep:plugin/random@0.1.0": super::scheduling::skep::plugin::random,
         },
-        imports: { "skep:plugin/files": async },
+        imports: {
+            "skep:plugin/files": async,
+            "skep:plugin/store": async,
+            "skep:plugin/http": async,
+            "skep:plugin/names": async,
+        },
         exports: { default: async },
     });
 }

@@ -1,7 +1,7 @@
 //! The first-party plugins, embedded so that the binary alone makes a working daemon.
 
 /// Names and components, in the order of the default filter chain.
-const BUILTINS: [(&str, &[u8]); 12] = [
+const BUILTINS: [(&str, &[u8]); 15] = [
     builtin!("filter-health"),
     builtin!("filter-port"),
     builtin!("filter-containerslots"),
@@ -14,6 +14,9 @@ const BUILTINS: [(&str, &[u8]); 12] = [
     builtin!("strategy-random"),
     builtin!("discovery-nodes"),
     builtin!("discovery-file"),
+    builtin!("discovery-kv"),
+    builtin!("discovery-token"),
+    builtin!("discovery-dns"),
 ];
 
 /// The bytes of a built-in component.

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, error::Elapsed, timeout};
 use wasmtime::{Store, UpdateDeadline, component::InstancePre};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     },
     bindings::scheduling::skep::plugin::log::Level,
     fault,
-    files::Files,
+    grants::Grants,
     host::{self, Host},
     instance::StartError,
     limits::Limits,
@@ -40,7 +40,7 @@ pub(super) struct Template {
     settings: String,
     runtime: Ticking,
     pool: Pool,
-    files: Files,
+    grants: Grants,
     pre: InstancePre<Host>,
     plugin: plugin::GuestIndices,
     discovery: discovery::GuestIndices,
@@ -67,7 +67,7 @@ impl Template {
         settings: &serde_json::Value,
         runtime: Ticking,
         pool: Pool,
-        files: Files,
+        grants: Grants,
         pre: InstancePre<Host>,
     ) -> wasmtime::Result<Self> {
         Ok(Self {
@@ -76,7 +76,7 @@ impl Template {
             settings: settings.to_string(),
             runtime,
             pool,
-            files,
+            grants,
             plugin: plugin::GuestIndices::new(&pre)?,
             discovery: discovery::GuestIndices::new(&pre)?,
             pre,
@@ -103,6 +103,7 @@ impl Template {
             StartError::Broken(fault::describe(&error, limit, said))
         })?;
         configured.map_err(|error| StartError::Settings(fault::clip(error_text(error))))?;
+        store.data_mut().is_configured = true;
         Ok(Instance {
             store,
             guest,
@@ -110,9 +111,28 @@ impl Template {
         })
     }
 
+    /// What a call answered, or why there is no answer.
+    fn conclude<T>(
+        &self,
+        store: &mut Store<Host>,
+        wall: Duration,
+        answer: Result<wasmtime::Result<Result<T, types::Error>>, Elapsed>,
+    ) -> Result<T, String> {
+        let answer = match answer {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                let said = store.data_mut().take_last_error();
+                return Err(fault::describe(&error, self.limits.call, said));
+            }
+            Err(_) => return Err(format!("took longer than {wall:?}")),
+        };
+        store.data_mut().end_call();
+        answer.map_err(|error| fault::clip(error_text(error)))
+    }
+
     fn store(&self, first_limit: Duration) -> Store<Host> {
         let quota = Quota::new(self.limits, self.pool.clone());
-        let host = Host::new(self.name.clone(), quota, self.files.clone());
+        let host = Host::new(self.name.clone(), quota, self.grants.clone());
         let mut store = Store::new(&self.runtime.wasm, host);
         store.limiter(|host| &mut host.quota);
         store.set_hostcall_fuel(self.limits.output_bytes);
@@ -146,7 +166,8 @@ impl DiscoveryPlugin {
         Ok(())
     }
 
-    async fn step(&mut self, max_wait: Duration) -> Result<Batch, String> {
+    /// Takes the instance out for one call, or makes one.
+    async fn take(&mut self) -> Result<Instance, String> {
         let template = &self.template;
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
@@ -155,33 +176,71 @@ impl DiscoveryPlugin {
                 StartError::Settings(reason) => format!("refuses its settings: {reason}"),
             })?,
         };
+        let store = &mut instance.store;
+        store.data_mut().ticks = template.runtime.ticks(template.limits.call);
+        store.set_epoch_deadline(1);
+        Ok(instance)
+    }
+
+    async fn announce(&mut self, address: &str, ttl: Duration) -> Result<Vec<u8>, String> {
+        let mut instance = self.take().await?;
+        let wall = self.template.limits.grace;
+        let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
+        let me = discovery::Entry {
+            address: address.to_owned(),
+            meta: Vec::new(),
+        };
+        let call = instance
+            .guest
+            .call_register(&mut instance.store, &me, ttl_ms);
+        let answer = timeout(wall, call).await;
+        let lease = self.template.conclude(&mut instance.store, wall, answer)?;
+        self.instance = Some(instance);
+        Ok(lease)
+    }
+
+    async fn renew(&mut self, lease: &[u8]) -> Result<(), String> {
+        let mut instance = self.take().await?;
+        let wall = self.template.limits.grace;
+        let call = instance.guest.call_heartbeat(&mut instance.store, lease);
+        let answer = timeout(wall, call).await;
+        self.template.conclude(&mut instance.store, wall, answer)?;
+        self.instance = Some(instance);
+        Ok(())
+    }
+
+    async fn withdraw(&mut self, lease: &[u8]) -> Result<(), String> {
+        let mut instance = self.take().await?;
+        let wall = self.template.limits.grace;
+        let call = instance.guest.call_deregister(&mut instance.store, lease);
+        let answer = timeout(wall, call).await;
+        self.template.conclude(&mut instance.store, wall, answer)?;
+        self.instance = Some(instance);
+        Ok(())
+    }
+
+    fn failed(&self, reason: String) -> BackendError {
+        BackendError {
+            backend: self.template.name.to_string(),
+            reason,
+        }
+    }
+
+    async fn step(&mut self, max_wait: Duration) -> Result<Batch, String> {
+        let mut instance = self.take().await?;
         let Instance {
             store,
             guest,
             cursor,
         } = &mut instance;
-        let limits = template.limits;
-        store.data_mut().ticks = template.runtime.ticks(limits.call);
-        store.set_epoch_deadline(1);
         let first = cursor.is_none();
         let started = Instant::now();
         let max_wait_ms = u32::try_from(max_wait.as_millis()).unwrap_or(u32::MAX);
         let next = guest.call_next(&mut *store, cursor.as_deref(), max_wait_ms);
-        let wall = max_wait.saturating_add(limits.grace);
-        let answer = match timeout(wall, next).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                let said = store.data_mut().take_last_error();
-                return Err(fault::describe(&error, limits.call, said));
-            }
-            Err(_) => return Err(format!("took longer than {wall:?}")),
-        };
-        store.data_mut().end_call();
-        let batch = match answer {
-            Ok(batch) => batch,
-            // The instance goes with the error: the next step must tell the whole membership.
-            Err(error) => return Err(fault::clip(error_text(error))),
-        };
+        let wall = max_wait.saturating_add(self.template.limits.grace);
+        let answer = timeout(wall, next).await;
+        // The instance goes with an error: the next step must tell the whole membership.
+        let batch = self.template.conclude(store, wall, answer)?;
         if first && !batch.full {
             return Err("answered the first step with a difference".to_owned());
         }
@@ -212,10 +271,23 @@ impl Backend for DiscoveryPlugin {
     }
 
     async fn next(&mut self, max_wait: Duration) -> Result<Batch, BackendError> {
-        self.step(max_wait).await.map_err(|reason| BackendError {
-            backend: self.template.name.to_string(),
-            reason,
-        })
+        let step = self.step(max_wait).await;
+        step.map_err(|reason| self.failed(reason))
+    }
+
+    async fn register(&mut self, address: &str, ttl: Duration) -> Result<Vec<u8>, BackendError> {
+        let lease = self.announce(address, ttl).await;
+        lease.map_err(|reason| self.failed(reason))
+    }
+
+    async fn heartbeat(&mut self, lease: &[u8]) -> Result<(), BackendError> {
+        let renewed = self.renew(lease).await;
+        renewed.map_err(|reason| self.failed(reason))
+    }
+
+    async fn deregister(&mut self, lease: &[u8]) -> Result<(), BackendError> {
+        let withdrawn = self.withdraw(lease).await;
+        withdrawn.map_err(|reason| self.failed(reason))
     }
 }
 
@@ -268,6 +340,6 @@ fn error_text(error: types::Error) -> String {
         types::Error::NotFound(text) => format!("not found: {text}"),
         types::Error::Unavailable(text) => format!("unavailable: {text}"),
         types::Error::Timeout => "a wait of its own ran out".to_owned(),
-        types::Error::Unsupported(text) => format!("unsupported: {text}"),
+        types::Error::Unsupported(text) => text,
     }
 }

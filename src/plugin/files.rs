@@ -50,7 +50,7 @@ impl Files {
 
 impl FilesHost for Host {
     async fn read(&mut self, path: String) -> Result<(Vec<u8>, u64), Error> {
-        let path = self.files.permit(&path)?;
+        let path = self.grants.files.permit(&path)?;
         let explain = |error| unreadable(&path, &error);
         let file = File::open(&path).await.map_err(explain)?;
         let metadata = file.metadata().await.map_err(explain)?;
@@ -76,7 +76,7 @@ impl FilesHost for Host {
     }
 
     async fn wait(&mut self, path: String, seen: u64, max_wait_ms: u32) -> Result<Stamp, Error> {
-        let path = self.files.permit(&path)?;
+        let path = self.grants.files.permit(&path)?;
         let until = Instant::now() + Duration::from_millis(max_wait_ms.into());
         loop {
             let stamp = match tokio::fs::metadata(&path).await {
@@ -131,14 +131,19 @@ mod tests {
 
     use super::*;
     use crate::plugin::{
-        Kind, Limits,
+        Allow, Kind, Limits,
+        grants::Grants,
         quota::{Pool, Quota},
     };
 
     /// The host of a guest that may read these files.
     fn host(allowed: &[PathBuf]) -> Host {
         let quota = Quota::new(Limits::for_kind(Kind::Discovery), Pool::new(0));
-        Host::new("reader".into(), quota, Files::new(allowed))
+        let allow = Allow {
+            files: allowed.to_vec(),
+            ..Allow::default()
+        };
+        Host::new("reader".into(), quota, Grants::new(&allow))
     }
 
     fn text(path: &Path) -> String {

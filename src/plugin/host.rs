@@ -1,7 +1,8 @@
 //! What a guest can ask the daemon: log lines, the clock, random bytes, what runs where.
 //!
 //! One [`Host`] belongs to one instance. What a guest may import is decided when its linker is
-//! made (`loader`): a filter has no random bytes, and only discovery has files.
+//! made (`loader`): a filter has no random bytes, and only discovery has files, stores, servers and
+//! names.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -14,15 +15,19 @@ use wasmtime::component::{HasData, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
+    bindings::discovery::skep::plugin::types as io,
     bindings::scheduling::skep::plugin::{
         clock, inventory,
         log::{self, Level},
         random, types,
     },
     fault::clip,
-    files::Files,
+    grants::Grants,
+    http::Http,
+    names::Names,
     quota::Quota,
     rate::{LineGate, Verdict},
+    stores::Keys,
 };
 use crate::{
     model::pattern::Pattern,
@@ -40,7 +45,10 @@ pub(super) struct Host {
     pub(super) quota: Quota,
     /// Present only while a call is under way.
     pub(super) inventory: Option<Arc<dyn Inventory>>,
-    pub(super) files: Files,
+    pub(super) grants: Grants,
+    /// Whether the guest has taken its settings: before, it runs where nothing may wait for a
+    /// network.
+    pub(super) is_configured: bool,
     /// Ticks of computing in the call under way.
     pub(super) ticks: u64,
     random: StdRng,
@@ -62,17 +70,41 @@ impl HasData for OwnHost {
 }
 
 impl Host {
-    pub(super) fn new(plugin: Arc<str>, quota: Quota, files: Files) -> Self {
+    pub(super) fn new(plugin: Arc<str>, quota: Quota, grants: Grants) -> Self {
         Self {
             plugin,
             inventory: None,
-            files,
+            grants,
+            is_configured: false,
             ticks: 0,
             random: rand::make_rng(),
             lines: LineGate::new(quota.limits().log_lines_per_second),
             last_error: None,
             wasi: None,
             quota,
+        }
+    }
+
+    pub(super) fn granted_store(&self) -> Result<Keys, io::Error> {
+        self.granted("store", self.grants.store.as_ref())
+    }
+
+    pub(super) fn granted_http(&self) -> Result<Http, io::Error> {
+        self.granted("server", self.grants.http.as_ref())
+    }
+
+    pub(super) fn granted_names(&self) -> Result<Names, io::Error> {
+        self.granted("name", self.grants.names.as_ref())
+    }
+
+    fn granted<T: Clone>(&self, what: &str, grant: Option<&T>) -> Result<T, io::Error> {
+        let refuse = |reason| Err(io::Error::Unavailable(reason));
+        match grant {
+            Some(_) if !self.is_configured => {
+                refuse(format!("no {what} can be asked during configuration"))
+            }
+            Some(grant) => Ok(grant.clone()),
+            None => refuse(format!("no {what} is allowed by the configuration")),
         }
     }
 

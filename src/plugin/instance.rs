@@ -18,7 +18,7 @@ use super::{
     },
     convert,
     fault::{self, Fault},
-    files::Files,
+    grants::Grants,
     host::Host,
     limits::Limits,
     mirror::{Missing, Position, deliver},
@@ -147,7 +147,7 @@ impl<G: Exports> Template<G> {
         now: Instant,
     ) -> Result<(Instance<G>, plugin::Description), StartError> {
         let quota = Quota::new(self.limits, self.pool.clone());
-        let host = Host::new(self.name.clone(), quota, Files::default());
+        let host = Host::new(self.name.clone(), quota, Grants::default());
         let mut store = Store::new(&self.runtime.wasm, host);
         store.limiter(|host| &mut host.quota);
         store.set_hostcall_fuel(self.limits.output_bytes);

@@ -21,8 +21,8 @@ use super::{
     cache::{self, Cache, Origin},
     convert,
     discovery::{self, DiscoveryPlugin},
-    files::Files,
     filter::FilterPlugin,
+    grants::Grants,
     host::{Host, OwnHost},
     instance::{Exports, Instance, StartError, Template},
     runtime::{Runtime, Ticking},
@@ -210,7 +210,7 @@ impl Loader {
             &spec.settings,
             runtime.clone(),
             self.runtime.pool.clone(),
-            Files::new(&spec.allow.files),
+            Grants::new(&spec.allow),
             pre,
         )
         .map_err(|error| fail(LoadFailure::Interface(format!("{error:#}"))))?;
@@ -319,7 +319,7 @@ fn forbid_waiting(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 fn link_discovery(component: &Component) -> Result<InstancePre<Host>, LoadFailure> {
-    use io::skep::plugin::{clock, files, log, random};
+    use io::skep::plugin::{clock, files, http, log, names, random, store};
 
     let mut linker = Linker::new(component.engine());
     let linked = (|| {
@@ -327,6 +327,9 @@ fn link_discovery(component: &Component) -> Result<InstancePre<Host>, LoadFailur
         clock::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
         random::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
         files::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
+        store::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
+        http::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
+        names::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
         if needs_wasi(component) {
             wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         }

@@ -430,6 +430,7 @@ fn file_backend(path: &Path) -> Box<dyn crate::discovery::Backend> {
         settings: json!({ "location": path }),
         allow: Allow {
             files: vec![path.to_owned()],
+            ..Allow::default()
         },
         ..Spec::new(
             "engines",

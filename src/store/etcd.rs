@@ -547,14 +547,11 @@ impl Watch for Follower {
                 }
                 continue;
             };
-            let response = match stream.stream.message().await {
-                Ok(Some(response)) => response,
-                Ok(None) | Err(_) => {
-                    let at = stream.at;
-                    self.stream = None;
-                    self.store.leave(at).await;
-                    continue;
-                }
+            let Ok(Some(response)) = stream.stream.message().await else {
+                let at = stream.at;
+                self.stream = None;
+                self.store.leave(at).await;
+                continue;
             };
             if response.canceled() && response.cancel_reason().contains("permission denied") {
                 return Err(StoreError::Denied {

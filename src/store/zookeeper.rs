@@ -38,6 +38,9 @@ const MAX_VALUE: usize = 1_000_000;
 /// How long the servers keep the session of ordinary calls, which owns nothing.
 const SESSION: Duration = Duration::from_secs(10);
 
+/// How long a broken connection of ordinary calls is waited for before there is a new session.
+const RECONNECT: Duration = Duration::from_secs(1);
+
 /// How many nodes are asked for at a time.
 const IN_FLIGHT: usize = 64;
 
@@ -142,6 +145,13 @@ impl ZooKeeper {
         Ok(client)
     }
 
+    /// Has the next call make a connection of its own. A server whose state was restored from an
+    /// older one takes no session that has seen a newer one, however often it is tried.
+    async fn forget(&self, client: &Client) {
+        let mut held = self.inner.client.lock().await;
+        held.take_if(|held| held.session_id() == client.session_id());
+    }
+
     /// Does something that may be done twice.
     async fn read<T, F, R>(&self, action: F) -> Result<T, StoreError>
     where
@@ -198,7 +208,11 @@ impl ZooKeeper {
         let mut states = client.state_watcher();
         let mut state = states.peek_state();
         while state == SessionState::Disconnected {
-            state = states.changed().await;
+            let Ok(next) = timeout(RECONNECT, states.changed()).await else {
+                self.forget(&client).await;
+                return Err(Error::ConnectionLoss);
+            };
+            state = next;
         }
         if state.is_terminated() {
             return Err(Error::SessionExpired);

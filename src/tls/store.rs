@@ -1,4 +1,4 @@
-//! The side of connections to stores.
+//! The side of connections to stores and other servers.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -47,6 +47,29 @@ impl Pems {
     pub fn config(&self) -> ClientConfig {
         ClientConfig::clone(&self.config)
     }
+}
+
+/// For servers on the web: certificates must come from the CAs in a file, or from those that the
+/// system trusts.
+///
+/// # Errors
+///
+/// [`TlsError`] if the file cannot be used.
+pub fn web(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    let roots = match ca {
+        Some(ca) => pem::read_cas(ca)?,
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            let mut roots = rustls::RootCertStore::empty();
+            // One that rustls does not take is one that nobody can use.
+            roots.add_parsable_certificates(found.certs);
+            roots
+        }
+    };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Setup(error.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// For a client that is not to speak TLS, but has to be given something: trusts nobody.

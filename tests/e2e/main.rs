@@ -21,6 +21,7 @@ mod build;
 mod buildkit;
 mod differences;
 mod directives;
+mod discovery;
 mod events;
 mod failures;
 mod images;

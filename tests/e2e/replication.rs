@@ -10,7 +10,7 @@ use bollard::{API_DEFAULT_VERSION, Docker, query_parameters::ListContainersOptio
 use rand::RngExt;
 use skep_fleet::{
     Fault, Fleet,
-    daemon::Daemon,
+    daemon::{Daemon, own_host},
     ledger::{Ledger, create, work},
     stores::{Extra, Kind, Server},
 };
@@ -215,12 +215,12 @@ impl Load {
     }
 }
 
-fn docker(addr: &str) -> Docker {
+pub(crate) fn docker(addr: &str) -> Docker {
     Docker::connect_with_http(&format!("tcp://{addr}"), 20, API_DEFAULT_VERSION).unwrap()
 }
 
 /// `GET /info`, with what is in it for the cluster alone.
-async fn info(addr: &str) -> Option<serde_json::Value> {
+pub(crate) async fn info(addr: &str) -> Option<serde_json::Value> {
     let mut stream = TcpStream::connect(addr).await.ok()?;
     let request = b"GET /info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     stream.write_all(request).await.ok()?;
@@ -231,8 +231,8 @@ async fn info(addr: &str) -> Option<serde_json::Value> {
     serde_json::from_str(&answer[start..=end]).ok()
 }
 
-fn free_addr() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+pub(crate) fn free_addr() -> String {
+    let listener = TcpListener::bind((own_host(), 0)).unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
@@ -348,7 +348,7 @@ async fn a_leader_that_was_stopped_for_long_creates_nothing(kind: Kind) {
             let error = answer.expect_err("the name is taken");
             let text = error.to_string();
             assert!(
-                ["Conflict", "primary"]
+                ["Conflict", "primary", "no container is created"]
                     .iter()
                     .any(|part| text.contains(part)),
                 "{text}"

@@ -64,6 +64,7 @@ impl Daemon {
             refresh_on_node_filter: false,
             refresh_name_filter: String::new(),
             peers: api::PeerOptions::default(),
+            tokens: None,
         };
         change(&mut options);
         let served = tokio::spawn(api::serve(

@@ -88,6 +88,112 @@ pub(crate) mod files {
     }
 }
 
+pub(crate) mod store {
+    use super::super::Keys;
+    use super::with;
+    use crate::host::Pair;
+    use crate::{Error, Result};
+
+    fn store<T>(call: impl FnOnce(&mut Keys) -> Result<T>) -> Result<T> {
+        with(|state| match &state.store.error {
+            Some(error) => Err(error.clone()),
+            None => call(&mut state.store),
+        })
+    }
+
+    pub(crate) fn read() -> Result<(Vec<Pair>, u64)> {
+        store(|store| {
+            let pairs = store.pairs.iter().map(|(key, value)| Pair {
+                key: key.clone(),
+                value: value.clone(),
+            });
+            Ok((pairs.collect(), store.version))
+        })
+    }
+
+    pub(crate) fn wait(_seen: u64, _max_wait_ms: u32) -> Result<u64> {
+        store(|store| Ok(store.version))
+    }
+
+    pub(crate) fn hold(key: &str, value: &[u8], _ttl_ms: u32) -> Result<u64> {
+        store(|store| {
+            store.put(key, value);
+            store.next_lease += 1;
+            let held = (key.to_owned(), value.to_vec());
+            store.leases.insert(store.next_lease, held);
+            Ok(store.next_lease)
+        })
+    }
+
+    pub(crate) fn renew(lease: u64) -> Result<()> {
+        store(|store| {
+            let held = store.leases.get(&lease).cloned();
+            let (key, value) = held.ok_or_else(|| Error::NotFound("the lease is over".into()))?;
+            store.put(&key, &value);
+            Ok(())
+        })
+    }
+
+    pub(crate) fn release(lease: u64) -> Result<()> {
+        store(|store| {
+            if let Some((key, _)) = store.leases.remove(&lease) {
+                store.pairs.remove(&key);
+                store.version += 1;
+            }
+            Ok(())
+        })
+    }
+}
+
+pub(crate) mod http {
+    use super::with;
+    use crate::host::{Request, Response};
+    use crate::{Error, Result};
+
+    pub(crate) fn send(request: &Request, _max_wait_ms: u32) -> Result<Response> {
+        with(|state| {
+            state.sent.push(request.clone());
+            let server = state
+                .servers
+                .iter()
+                .find(|server| request.url.starts_with(&server.prefix));
+            match server {
+                Some(server) => (server.answer)(request),
+                None => Err(Error::Unavailable(format!(
+                    "no server answers `{}`",
+                    request.url
+                ))),
+            }
+        })
+    }
+}
+
+pub(crate) mod names {
+    use super::with;
+    use crate::host::Service;
+    use crate::{Error, Result};
+
+    const TTL_SECONDS: u32 = 30;
+
+    fn found<T>(name: &str, records: Option<&Vec<T>>) -> Result<(Vec<T>, u32)>
+    where
+        T: Clone,
+    {
+        match records {
+            Some(records) => Ok((records.clone(), TTL_SECONDS)),
+            None => Err(Error::NotFound(format!("no records of `{name}`"))),
+        }
+    }
+
+    pub(crate) fn addresses(name: &str) -> Result<(Vec<String>, u32)> {
+        with(|state| found(name, state.addresses.get(name)))
+    }
+
+    pub(crate) fn services(name: &str) -> Result<(Vec<Service>, u32)> {
+        with(|state| found(name, state.services.get(name)))
+    }
+}
+
 pub(crate) mod inventory {
     use super::super::Container;
     use super::with;

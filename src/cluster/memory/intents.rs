@@ -140,8 +140,8 @@ impl Memory {
                 addr,
                 create: record.create,
                 fate: Fate::Unknown(Instant::now()),
-                // Taken already means that the container is there.
-                _name: placement.reserve_name(&name).await.ok(),
+                // A record may say that another container has it, which is gone since.
+                _name: placement.hold_name(&name).await.ok(),
             };
             self.desk().intents.insert(swarm_id.into(), intent);
         }
@@ -176,6 +176,23 @@ impl Memory {
             }
         };
         self.within(wait).await
+    }
+
+    /// Deletes what this process wrote down as a leader and no engine will hear of, now that it
+    /// leads no more: its successor may not know of it. Returns whether nothing is left.
+    pub(super) async fn settle_own(&self) -> bool {
+        let over: Vec<_> = {
+            let desk = self.desk();
+            let over = desk
+                .intents
+                .iter()
+                .filter(|(_, intent)| intent.fate == Fate::Over);
+            over.map(|(swarm_id, _)| Arc::clone(swarm_id)).collect()
+        };
+        for swarm_id in over {
+            self.delete_intent(&swarm_id).await;
+        }
+        self.desk().intents.is_empty()
     }
 
     /// The request that a container was made with, if its create is not settled.
@@ -243,6 +260,13 @@ impl Memory {
 
     fn intent_key(&self, swarm_id: &str) -> String {
         format!("{}/creates/{swarm_id}", self.inner.options.prefix)
+    }
+}
+
+impl Intent {
+    /// Whether this process alone knows how the create ends: all others are left to whoever leads.
+    pub(super) fn is_for_us_to_settle(&self) -> bool {
+        matches!(self.fate, Fate::UnderWay | Fate::Over)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     process::{Child, Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,6 +13,13 @@ pub struct Daemon {
     child: Child,
     addr: SocketAddr,
     log: Arc<Log>,
+}
+
+/// A loopback address that only this process listens on: clients of a daemon that was killed must
+/// not find another test's server at its port.
+pub fn own_host() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 1 + high, middle, low)
 }
 
 /// The lines of the log so far.
@@ -30,7 +37,8 @@ impl Daemon {
     /// The daemon ends instead.
     pub fn start(program: &str, options: &[&str]) -> Self {
         let mut child = Command::new(program)
-            .args(["--log-format", "json", "manage", "-H", "tcp://127.0.0.1:0"])
+            .args(["--log-format", "json", "manage", "-H"])
+            .arg(format!("tcp://{}:0", own_host()))
             .args(options)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

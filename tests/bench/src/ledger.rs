@@ -16,14 +16,18 @@ use rand::RngExt;
 use crate::Fleet;
 
 /// How many names the clients choose from: `n0`, `n1`, ...
-pub const NAMES: usize = 40;
+pub const NAMES: usize = 120;
+
+/// How many containers there may be before clients remove some. Names are left beside those, as
+/// each kill leaves some that nobody knows of, or that are kept until it is known.
+const FULL: usize = 20;
 
 /// What the clients know.
 #[derive(Default)]
 pub struct Ledger {
     /// Names by ID of containers that were acknowledged, and not removed by anybody.
     there: BTreeMap<String, String>,
-    /// Those of them whose removal was asked for.
+    /// Those of them whose removal was asked for, and may have happened.
     leaving: BTreeSet<String>,
     /// How many creates were acknowledged.
     pub created: usize,
@@ -40,6 +44,22 @@ impl Ledger {
         assert!(twice.is_none(), "{name} was given to {id} and {twice:?}");
         self.there.insert(id, name.to_owned());
         self.created += 1;
+    }
+
+    /// One that shall be removed, if there are many. It may have been picked before.
+    fn pick(&mut self) -> Option<String> {
+        if self.there.len() <= FULL {
+            return None;
+        }
+        let at = rand::rng().random_range(0..self.there.len());
+        let id = self.there.keys().nth(at)?.clone();
+        self.leaving.insert(id.clone());
+        Some(id)
+    }
+
+    fn remove(&mut self, id: &str) {
+        self.there.remove(id);
+        self.leaving.remove(id);
     }
 
     /// Names by ID of containers that must be there.
@@ -111,30 +131,21 @@ pub async fn work(docker: Docker, ledger: Arc<Mutex<Ledger>>) {
             }
             Err(_) => return,
         }
-        let leaving = {
-            let mut ledger = lock(&ledger);
-            let staying: Vec<String> = ledger.staying().into_keys().collect();
-            let is_full = staying.len() > NAMES / 2;
-            let id = is_full.then(|| staying[rand::rng().random_range(0..staying.len())].clone());
-            ledger.leaving.extend(id.clone());
-            id
-        };
-        let Some(id) = leaving else {
+        let Some(id) = lock(&ledger).pick() else {
             continue;
         };
         let removed = docker
             .remove_container(&id, None::<RemoveContainerOptions>)
             .await;
-        let mut ledger = lock(&ledger);
         match removed {
-            Ok(()) => {
-                ledger.there.remove(&id);
-                ledger.leaving.remove(&id);
+            Ok(()) => lock(&ledger).remove(&id),
+            Err(bollard::errors::Error::DockerResponseServerError { status_code, .. }) => {
+                // It may have happened otherwise: a manager that answers for another one, or for
+                // an engine, does not always know.
+                if status_code == 404 {
+                    lock(&ledger).remove(&id);
+                }
             }
-            Err(bollard::errors::Error::DockerResponseServerError { .. }) => {
-                ledger.leaving.remove(&id);
-            }
-            // It may have happened.
             Err(_) => return,
         }
     }
