@@ -15,6 +15,10 @@
 //!                                         -> cluster::memory -> store
 //! ```
 //!
+//! Of several managers one leads ([`cluster::election`]); the others follow the same state, and
+//! `api::primary` passes their requests on to it. Only the leader writes records, and every
+//! request that changes an engine asks at its first byte whether this manager still leads.
+//!
 //! # Layers: who may import whom
 //!
 //! A test reads `src/` and enforces this table.

@@ -178,7 +178,9 @@ fn check_import(kind: Kind, import: &str) -> Result<(), LoadFailure> {
     let allowed: &[&str] = match kind {
         Kind::Filter => &["types", "log", "clock", "inventory"],
         Kind::Strategy => &["types", "log", "clock", "inventory", "random"],
-        Kind::Discovery => &["types", "log", "clock", "random", "files"],
+        Kind::Discovery => &[
+            "types", "log", "clock", "random", "files", "store", "http", "names",
+        ],
         Kind::Volume => &["types", "log", "clock", "random", "state", "mounts"],
     };
     // Types alone bring no power: an export may use those of any interface.

@@ -461,8 +461,9 @@ impl Store for ZooKeeper {
     async fn put(&self, key: &str, value: Bytes) -> Result<Revision, StoreError> {
         self.check(key, &value)?;
         let (path, value) = (&path_of(key), &value);
+        // Twice is as good as once.
         let stat = self
-            .change(|client| async move { self.put_at(&client, path, value).await })
+            .read(|client| async move { self.put_at(&client, path, value).await })
             .await?;
         Ok(revision(&stat))
     }

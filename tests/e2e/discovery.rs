@@ -250,7 +250,11 @@ async fn another_backend_takes_over_and_nothing_else_changes() {
     let manager = Daemon::start(SKEP, &["--config", config.to_str().unwrap()]);
     await_shown(manager.addr(), &fleet, &[one, two, three]).await;
     let docker = docker(&manager.addr().to_string());
-    create(&docker, "before").await.unwrap();
+    let end = Instant::now() + PATIENCE;
+    while let Err(error) = create(&docker, "before").await {
+        assert!(Instant::now() < end, "{error}");
+        sleep(Duration::from_millis(50)).await;
+    }
     // A stream that lasts through all changes, and whatever happens to nodes is in it.
     let seen: Arc<Mutex<Vec<EventMessage>>> = Arc::default();
     let mut events = docker.events(None::<EventsOptions>);

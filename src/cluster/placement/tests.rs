@@ -188,7 +188,7 @@ async fn a_node_is_avoided_while_there_is_another() {
 #[tokio::test]
 async fn a_name_that_is_held_stays_taken_when_who_has_it_goes() {
     let (placement, _shutdown) = placement(9, &["a:1"]).await;
-    let with = node("a:1", "a:1", &[container("x", &["web"], "swarm-web")]);
+    let with = node("a:1", "a:1", &[("x", &["web"], "swarm-web")]);
     placement.put(with.inventory).await;
     let first = placement.hold_name("web").await.unwrap();
     let second = placement.hold_name("web").await.unwrap();
