@@ -49,14 +49,15 @@ pub async fn follow(
     };
     let mut back_off = BACK_OFF.0;
     loop {
-        let answered = desk.during(source.backend.next(source.heartbeat)).await;
+        let heartbeat = desk.members.patience(source.heartbeat);
+        let answered = desk.during(source.backend.next(heartbeat)).await;
         let paused = match answered {
             Step::Done(answer) => {
                 let pause = match answer {
                     Ok(batch) => {
                         back_off = BACK_OFF.0;
                         desk.take(&batch);
-                        batch.retry_after
+                        batch.retry_after.map(|wait| desk.members.patience(wait))
                     }
                     Err(error) => {
                         warn!(%error, retry_in = ?back_off, "discovery failed, keeping the last membership");
@@ -151,8 +152,8 @@ struct Members {
     /// Watched, not listed any more, and when they go.
     missing: BTreeMap<EngineAddr, Instant>,
     removal_delay: Duration,
-    /// Whether the last answer had no node while there were some.
-    is_emptied: bool,
+    /// Since when there is no node in the answers, while there were some before.
+    emptied: Option<Instant>,
 }
 
 impl Members {
@@ -161,23 +162,29 @@ impl Members {
             listed: BTreeSet::new(),
             missing: BTreeMap::new(),
             removal_delay,
-            is_emptied: false,
+            emptied: None,
         }
     }
 
     /// Takes an answer in, and returns the nodes that are new.
     fn take(&mut self, batch: &Batch, now: Instant) -> Vec<EngineAddr> {
         let none = BTreeSet::new();
-        let before = if self.is_emptied { &none } else { &self.listed };
+        let before = if self.emptied.is_some() {
+            &none
+        } else {
+            &self.listed
+        };
         let next = next_members(batch, before);
-        if batch.full && next.is_empty() && !self.listed.is_empty() && !self.is_emptied {
+        if batch.full && next.is_empty() && !self.listed.is_empty() && self.emptied.is_none() {
             warn!("discovery lists no node at all, waiting for its next answer");
-            self.is_emptied = true;
+            self.emptied = Some(now);
             return Vec::new();
         }
-        self.is_emptied = false;
+        let emptied = self.emptied.take().filter(|_| next.is_empty());
         for gone in self.listed.difference(&next) {
-            self.missing.insert(gone.clone(), now + self.removal_delay);
+            let since = emptied.unwrap_or(now);
+            self.missing
+                .insert(gone.clone(), since + self.removal_delay);
         }
         let mut new = Vec::new();
         for addr in next.difference(&self.listed) {
@@ -187,6 +194,15 @@ impl Members {
         }
         self.listed = next;
         new
+    }
+
+    /// How long to wait for the next answer at most: not as long as usual if the last one wants to
+    /// be confirmed.
+    fn patience(&self, usual: Duration) -> Duration {
+        match self.emptied {
+            Some(_) => usual.min(self.removal_delay),
+            None => usual,
+        }
     }
 
     fn next_removal(&self) -> Option<Instant> {
@@ -309,7 +325,9 @@ mod tests {
             members.take(&answer(true, &["a:1"]), start);
             members.take(&answer(true, &[]), start);
             assert_eq!(members.next_removal(), None);
-            members.take(&repeated, start);
+            assert_eq!(members.patience(6 * DELAY), DELAY);
+            members.take(&repeated, start + DELAY);
+            assert_eq!(members.patience(6 * DELAY), 6 * DELAY);
             assert_eq!(members.due(start + DELAY), addrs(&["a:1"]));
         }
         let mut members = Members::new(DELAY);

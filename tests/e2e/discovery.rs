@@ -154,7 +154,7 @@ async fn agents_register_and_managers_follow(kind: Kind) {
     // 10 s is what the shortest session of Consul needs, of which it is asked for half.
     let ttl = ["--ttl", "20s", &url];
     let mut first = Agent::start(one, &ttl);
-    let _second = Agent::start(two, &ttl);
+    let mut second = Agent::start(two, &ttl);
     let mut third = Agent::start(three, &ttl);
     let directory = tempfile::tempdir().unwrap();
     let manager = manager(&url, &directory);
@@ -175,13 +175,15 @@ async fn agents_register_and_managers_follow(kind: Kind) {
         BTreeSet::from([two.to_owned(), three.to_owned()])
     );
     server.restart();
-    let _again = Agent::start(one, &ttl);
+    let mut again = Agent::start(one, &ttl);
     await_shown(manager.addr(), &fleet, &[one, two, three]).await;
     // One that dies is gone when its time is over.
     third.kill();
     await_shown(manager.addr(), &fleet, &[one, two]).await;
-    let names = docker.list_containers(None::<bollard::query_parameters::ListContainersOptions>);
-    names.await.unwrap();
+    // When the last one goes, so does the fleet, once that is confirmed.
+    assert!(second.stop().success());
+    assert!(again.stop().success());
+    await_shown(manager.addr(), &fleet, &[]).await;
 }
 
 async fn an_agent_without_engine_or_store_goes_on_trying(kind: Kind) {
