@@ -102,7 +102,7 @@ fn refuses_what_does_not_fit_the_kind_of_plugin() {
         "[plugins.x]\nkind = \"discovery\"\npath = \"x\"\nallow.store = \"etcd://a\"\nallow.http = [\"a\"]",
         &[
             "line 4: plugins.x.allow.store: must have a path: what is below it is what the plugin gets",
-            "line 5: plugins.x.allow.http: must be of the form https://host:port",
+            "line 5: plugins.x.allow.http[0]: must be of the form https://host:port",
         ],
     );
 }

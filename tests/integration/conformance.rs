@@ -7,14 +7,17 @@ const STATES: [&str; 4] = ["covered", "changed", "later", "missing"];
 /// How many rows the list has; none may be lost.
 const ROWS: usize = 206;
 
-/// Whether a source text has a test of this name.
+/// Whether a source text has a test of this name: a function with the attribute, or one in the list
+/// of a macro that makes tests for each kind of store.
 fn is_test(text: &str, name: &str) -> bool {
-    let Some((before, _)) = text.split_once(&format!("fn {name}(")) else {
-        return false;
+    let head = format!("fn {name}(");
+    let has_attribute = |(at, _): (usize, &str)| {
+        let lines = text[..at].rsplit('\n').skip(1);
+        let mut attributes = lines.take_while(|line| !line.trim().is_empty() && line.trim() != "}");
+        attributes.any(|line| line.trim_start().starts_with("#[") && line.contains("test"))
     };
-    let lines = before.rsplit('\n').skip(1);
-    let mut attributes = lines.take_while(|line| !line.trim().is_empty() && line.trim() != "}");
-    attributes.any(|line| line.trim_start().starts_with("#[") && line.contains("test"))
+    let is_listed = || text.lines().any(|line| line.trim() == format!("{name},"));
+    text.match_indices(&head).any(has_attribute) || (text.contains(&head) && is_listed())
 }
 
 /// What stands between backquotes in a text.
