@@ -1,8 +1,8 @@
 //! Engines listed by a server, under a token that whoever knows it may read and add to.
 //!
-//! The protocol is that of classic Swarm's hosted service, which a Skep manager can serve: `GET
-//! <base>/clusters/<token>` answers with a JSON array of addresses, `POST` of an address to the
-//! same URL adds it for `ttl` seconds. The list is asked for once each heartbeat.
+//! The protocol is that of classic Swarm's hosted service, which a Skep manager can serve. The list
+//! is asked for once each heartbeat, with `GET <base>/clusters/<token>`, which answers with a JSON
+//! array of addresses; an address that is sent with `POST` to the same URL is added for `ttl` seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
