@@ -4,6 +4,7 @@
 //! at the edge that reads it, so a wire format can change without touching a decision.
 
 pub mod address;
+pub mod cause;
 pub mod directive;
 pub mod expression;
 pub mod key;

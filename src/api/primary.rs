@@ -24,6 +24,7 @@ use super::{
 use crate::{
     cluster::election::{Leadership, Role},
     engine::transport::{Body, BodyError, Fence, Limits, Transport, empty},
+    model::cause::innermost,
     tls,
 };
 
@@ -258,10 +259,7 @@ async fn until(
 
 /// Classic Swarm's text, with its arguments in the order it meant.
 fn unreachable(primary: &str, error: &dyn std::error::Error) -> ApiError {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
+    let cause = innermost(error);
     ApiError::internal(format!(
         "Unable to reach primary cluster manager ({cause}): {primary}"
     ))

@@ -20,6 +20,7 @@ use super::{
     },
     host::Host,
 };
+use crate::model::cause::innermost;
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 4 << 20;
@@ -91,7 +92,7 @@ impl Http {
             .body(Full::new(asked.body.into()))
             .map_err(|error| invalid(&error))?;
         let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| unreachable(&error))?;
+        let answer = answer.map_err(|error| Error::Unavailable(innermost(&error)))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await;
         let body = body.map_err(|error| Error::Unavailable(error.to_string()))?;
@@ -131,14 +132,6 @@ fn origin(uri: &Uri) -> Option<String> {
     let port = authority.port_u16().unwrap_or(port);
     let host = authority.host().to_ascii_lowercase();
     Some(format!("{}://{host}:{port}", uri.scheme_str()?))
-}
-
-fn unreachable(error: &dyn std::error::Error) -> Error {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    Error::Unavailable(cause.to_string())
 }
 
 #[cfg(test)]

@@ -32,9 +32,9 @@ use super::{
     Change, Entry, Expected, Known, Listing, Revision, Session, Store, StoreError, Watch,
     check_key, check_value, is_below,
     lease::{Lease, Renewed},
-    servers::{Credentials, Endpoints, Options, innermost},
+    servers::{Credentials, Endpoints, Options},
 };
-use crate::tls;
+use crate::{model::cause::innermost, tls};
 
 /// The largest value, in bytes. A transaction takes 512 KiB of JSON unless told otherwise, in which
 /// a value is a third longer.

@@ -25,8 +25,9 @@ use super::{
     Change, Entry, Expected, Known, Listing, Revision, Session, Store, StoreError, Watch,
     check_key, check_value,
     lease::{Lease, Renewed},
-    servers::{Credentials, Endpoints, Options, innermost},
+    servers::{Credentials, Endpoints, Options},
 };
+use crate::model::cause::innermost;
 
 /// The largest value, in bytes; a server takes 1.5 MiB in one request unless told otherwise.
 const MAX_VALUE: usize = 1 << 20;

@@ -142,15 +142,6 @@ impl Endpoints {
     }
 }
 
-/// The cause at the bottom, which says most.
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
