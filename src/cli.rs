@@ -4,7 +4,6 @@
 //! [`Invocation`]: the effective configuration, or a text to print. It reads the config file, and
 //! what that names if it shall be checked, and does nothing else; `main` acts on the result.
 
-mod address;
 mod argv;
 mod manage;
 mod nodes;

@@ -7,6 +7,7 @@
 //! Paths in the file are relative to the file. Whether they exist is not asked here, see
 //! [`Config::missing_files`]. The command line is applied on top by `cli`.
 
+pub mod advertise;
 pub mod api;
 pub mod discovery;
 pub mod duration;

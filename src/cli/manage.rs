@@ -7,10 +7,10 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::address::is_advertisable;
 use crate::cli::tls::TlsArgs;
 use crate::cli::{Context, Environment, TlsOptionError, parse_bool};
 use crate::config::Config;
+use crate::config::advertise::is_advertisable;
 use crate::config::discovery::DiscoveryUrl;
 use crate::config::duration::{self, DurationError};
 use crate::config::listen::{ListenAddr, ListenAddrError};

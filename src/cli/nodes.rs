@@ -5,11 +5,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::app::Membership;
-use crate::cli::address::is_advertisable;
+use crate::app::{Membership, new_token};
 use crate::cli::manage::{OptionError, check_discovery};
 use crate::cli::{CliError, Context, Join, List};
 use crate::config::Config;
+use crate::config::advertise::is_advertisable;
 use crate::config::discovery::DiscoveryUrl;
 use crate::config::duration::{self, DurationError};
 
@@ -198,7 +198,7 @@ impl CreateArgs {
     /// no server has to be asked.
     pub(super) fn token(&self, context: &Context<'_>) -> Result<String, NodesError> {
         if self.rest.is_empty() {
-            Ok(format!("{:032x}", rand::random::<u128>()))
+            Ok(new_token())
         } else {
             Err(NodesError::CreateArguments(context.program.to_owned()))
         }

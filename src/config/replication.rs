@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::advertise::is_advertisable;
 use super::duration;
 use super::section::Section;
 
@@ -29,7 +30,7 @@ impl Replication {
         let replication = Self {
             enabled: section.get("enabled", default.enabled),
             advertise: section.text("advertise", default.advertise, |text| {
-                if is_advertisable(text) {
+                if is_advertisable(text) && !text.starts_with(':') {
                     Ok(Some(text.to_owned()))
                 } else {
                     Err("must be of the form ip:port or hostname:port")
@@ -57,11 +58,4 @@ impl Default for Replication {
             local_reads: false,
         }
     }
-}
-
-/// Whether others can reach an address: it has a host and a port.
-fn is_advertisable(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-    })
 }

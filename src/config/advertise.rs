@@ -4,7 +4,7 @@
 /// from 1 to 65535.
 ///
 /// The host is not looked at, it may even be empty; an IPv6 address stands in brackets.
-pub(super) fn is_advertisable(text: &str) -> bool {
+pub fn is_advertisable(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once("]:") {
             Some(parts) => parts,
