@@ -36,7 +36,7 @@ mod router;
 mod server;
 mod tunnel;
 
-pub use self::handlers::tokens::Tokens;
+pub use self::handlers::tokens::{Tokens, new_token};
 pub use self::primary::Options as PeerOptions;
 pub use self::server::{BindError, Listener, UnixSocket, bind, serve};
 

@@ -36,6 +36,7 @@ use crate::{
     tls,
 };
 
+pub use crate::api::new_token;
 pub use nodes::{Membership, join, list};
 pub use reload::ReadConfig;
 

@@ -66,6 +66,11 @@ struct Listed {
     expires_at: DateTime<Utc>,
 }
 
+/// A token that nobody can guess.
+pub fn new_token() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
 /// Answers what is asked below `/v1/clusters`, with `rest` of the path.
 pub(super) async fn answer(
     context: &Context,
@@ -78,10 +83,7 @@ pub(super) async fn answer(
     };
     let (token, engine) = rest.split_once('/').unwrap_or((rest, ""));
     match (request.method(), token, engine) {
-        (&Method::POST, "", "") => Ok(text(
-            StatusCode::CREATED,
-            format!("{:032x}", rand::random::<u128>()),
-        )),
+        (&Method::POST, "", "") => Ok(text(StatusCode::CREATED, new_token())),
         (_, "", _) => Err(ApiError::not_found("page not found")),
         (&Method::GET, token, "") => tokens.list(check(token)?).await,
         (&Method::POST, token, "") => {
