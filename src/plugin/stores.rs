@@ -184,11 +184,12 @@ impl Keys {
         crate::store::check_key(&key).map_err(|error| Error::InvalidRequest(error.to_string()))?;
         let earlier: Vec<u64> = {
             let leases = self.leases();
-            if leases.held.len() >= MAX_LEASES {
+            let same = leases.held.iter().filter(|(_, lease)| lease.key == key);
+            let earlier: Vec<u64> = same.map(|(id, _)| *id).collect();
+            if leases.held.len() - earlier.len() >= MAX_LEASES {
                 return Err(Error::Denied(format!("it holds {MAX_LEASES} keys already")));
             }
-            let same = leases.held.iter().filter(|(_, lease)| lease.key == key);
-            same.map(|(id, _)| *id).collect()
+            earlier
         };
         for id in earlier {
             // What cannot be ended now ends by itself.
@@ -429,6 +430,7 @@ mod tests {
         }
         let more = host.hold("c:1".into(), Vec::new(), TTL).await;
         assert!(matches!(more, Err(Error::Denied(_))), "{more:?}");
+        host.hold("a:1".into(), Vec::new(), TTL).await.unwrap();
     }
 
     #[tokio::test]
