@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, error::Elapsed, timeout};
 use wasmtime::{Store, UpdateDeadline, component::InstancePre};
 
@@ -53,6 +54,9 @@ struct Instance {
     /// Where the guest left off.
     cursor: Option<Vec<u8>>,
 }
+
+/// A guest's answer, as wasmtime gives it.
+type Asked<'a, T> = BoxFuture<'a, wasmtime::Result<Result<T, types::Error>>>;
 
 /// A discovery backend in the sandbox.
 pub(super) struct DiscoveryPlugin {
@@ -182,41 +186,24 @@ impl DiscoveryPlugin {
         Ok(instance)
     }
 
-    async fn announce(&mut self, address: &str, ttl: Duration) -> Result<Vec<u8>, String> {
-        let mut instance = self.take().await?;
+    /// Asks an instance something that it need not wait long for.
+    async fn ask<T>(
+        &mut self,
+        call: impl for<'a> FnOnce(&'a discovery::Guest, &'a mut Store<Host>) -> Asked<'a, T>,
+    ) -> Result<T, BackendError> {
         let wall = self.template.limits.grace;
-        let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
-        let me = discovery::Entry {
-            address: address.to_owned(),
-            meta: Vec::new(),
+        let answer = match self.take().await {
+            Ok(mut instance) => {
+                let answer = timeout(wall, call(&instance.guest, &mut instance.store)).await;
+                let answer = self.template.conclude(&mut instance.store, wall, answer);
+                if answer.is_ok() {
+                    self.instance = Some(instance);
+                }
+                answer
+            }
+            Err(reason) => Err(reason),
         };
-        let call = instance
-            .guest
-            .call_register(&mut instance.store, &me, ttl_ms);
-        let answer = timeout(wall, call).await;
-        let lease = self.template.conclude(&mut instance.store, wall, answer)?;
-        self.instance = Some(instance);
-        Ok(lease)
-    }
-
-    async fn renew(&mut self, lease: &[u8]) -> Result<(), String> {
-        let mut instance = self.take().await?;
-        let wall = self.template.limits.grace;
-        let call = instance.guest.call_heartbeat(&mut instance.store, lease);
-        let answer = timeout(wall, call).await;
-        self.template.conclude(&mut instance.store, wall, answer)?;
-        self.instance = Some(instance);
-        Ok(())
-    }
-
-    async fn withdraw(&mut self, lease: &[u8]) -> Result<(), String> {
-        let mut instance = self.take().await?;
-        let wall = self.template.limits.grace;
-        let call = instance.guest.call_deregister(&mut instance.store, lease);
-        let answer = timeout(wall, call).await;
-        self.template.conclude(&mut instance.store, wall, answer)?;
-        self.instance = Some(instance);
-        Ok(())
+        answer.map_err(|reason| self.failed(reason))
     }
 
     fn failed(&self, reason: String) -> BackendError {
@@ -276,18 +263,27 @@ impl Backend for DiscoveryPlugin {
     }
 
     async fn register(&mut self, address: &str, ttl: Duration) -> Result<Vec<u8>, BackendError> {
-        let lease = self.announce(address, ttl).await;
-        lease.map_err(|reason| self.failed(reason))
+        let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
+        let me = discovery::Entry {
+            address: address.to_owned(),
+            meta: Vec::new(),
+        };
+        self.ask(|guest, store| {
+            async move { guest.call_register(store, &me, ttl_ms).await }.boxed()
+        })
+        .await
     }
 
     async fn heartbeat(&mut self, lease: &[u8]) -> Result<(), BackendError> {
-        let renewed = self.renew(lease).await;
-        renewed.map_err(|reason| self.failed(reason))
+        let lease = lease.to_vec();
+        self.ask(|guest, store| async move { guest.call_heartbeat(store, &lease).await }.boxed())
+            .await
     }
 
     async fn deregister(&mut self, lease: &[u8]) -> Result<(), BackendError> {
-        let withdrawn = self.withdraw(lease).await;
-        withdrawn.map_err(|reason| self.failed(reason))
+        let lease = lease.to_vec();
+        self.ask(|guest, store| async move { guest.call_deregister(store, &lease).await }.boxed())
+            .await
     }
 }
 
