@@ -1,5 +1,6 @@
 //! Plugins that tell which engines exist.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -94,6 +95,22 @@ pub fn unchanged(cursor: &[u8], retry_after: Option<Duration>) -> Batch {
         changes: Vec::new(),
         cursor: cursor.to_vec(),
         retry_after_ms,
+    }
+}
+
+/// Returns the batch of a backend that asks again and again: the whole list, or that nothing
+/// changed if `cursor` is that of the same list. The daemon waits `retry_after` before it asks
+/// again.
+pub fn polled(addresses: &BTreeSet<String>, cursor: Option<&[u8]>, retry_after: Duration) -> Batch {
+    let list: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let own = list.join("\n").into_bytes();
+    let again = unchanged(&own, Some(retry_after));
+    if cursor == Some(&*own) {
+        return again;
+    }
+    Batch {
+        retry_after_ms: again.retry_after_ms,
+        ..whole_list(addresses.iter().cloned(), own)
     }
 }
 

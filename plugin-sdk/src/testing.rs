@@ -18,7 +18,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-pub use fixture::{Container, NodeFixture, Outcome, node, nodes, rank, request, run_filter};
+pub use fixture::{
+    Container, NodeFixture, Outcome, addresses, node, nodes, rank, request, run_filter,
+};
 
 use crate::{Error, Result, host};
 

@@ -7,7 +7,7 @@ use crate::nodes::Change;
 use crate::strategy::{self, Ranked, Strategy};
 use crate::{
     Amount, Attr, Error, Expression, Filter, Node, NodeSet, NodeStatus, Nodes, Operator, Request,
-    Result, filter,
+    Result, discovery, filter,
 };
 
 /// A node and what is taken on it.
@@ -192,6 +192,19 @@ pub fn run_filter<F: Filter>(
     Ok(Outcome::Passed(
         NodeSet::from_words(passed).iter().collect(),
     ))
+}
+
+/// Returns the addresses that a batch adds.
+///
+/// # Panics
+///
+/// It deletes one.
+pub fn addresses(batch: &discovery::Batch) -> Vec<&str> {
+    let addresses = batch.changes.iter().map(|change| match change {
+        discovery::Change::Put(entry) => entry.address.as_str(),
+        discovery::Change::Delete(address) => panic!("deletes `{address}`"),
+    });
+    addresses.collect()
 }
 
 /// Runs a strategy as the daemon would, with every node a candidate.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use skep_plugin_sdk::discovery::{Batch, unchanged, whole_list};
+use skep_plugin_sdk::discovery::{Batch, polled};
 use skep_plugin_sdk::{Discovery, Error, Result, host};
 
 /// Records that may not be kept at all are kept this long.
@@ -73,16 +73,7 @@ impl Discovery for Dns {
 
     fn next(&mut self, cursor: Option<&[u8]>, max_wait: Duration) -> Result<Batch> {
         let (found, ttl) = self.look_up()?;
-        // The cursor is the list.
-        let list: Vec<String> = found.into_iter().collect();
-        let new = list.join("\n").into_bytes();
-        let again = unchanged(&new, Some(ttl.max(MIN_TTL).min(max_wait)));
-        if cursor == Some(&*new) {
-            return Ok(again);
-        }
-        let mut batch = whole_list(list, new);
-        batch.retry_after_ms = again.retry_after_ms;
-        Ok(batch)
+        Ok(polled(&found, cursor, ttl.max(MIN_TTL).min(max_wait)))
     }
 }
 
@@ -129,9 +120,9 @@ fn join(host: &str, port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_plugin_sdk::discovery::{Change, configure};
+    use skep_plugin_sdk::discovery::configure;
     use skep_plugin_sdk::host::Service;
-    use skep_plugin_sdk::testing::Host;
+    use skep_plugin_sdk::testing::{Host, addresses};
 
     const WAIT: Duration = Duration::from_secs(60);
 
@@ -146,14 +137,6 @@ mod tests {
             priority: 0,
             weight: 0,
         }
-    }
-
-    fn addresses(batch: &Batch) -> Vec<&str> {
-        let address = batch.changes.iter().map(|change| match change {
-            Change::Put(entry) => entry.address.as_str(),
-            Change::Delete(address) => panic!("deletes `{address}`"),
-        });
-        address.collect()
     }
 
     #[test]

@@ -109,21 +109,13 @@ fn text(error: Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_plugin_sdk::discovery::{Change, configure};
-    use skep_plugin_sdk::testing::Host;
+    use skep_plugin_sdk::discovery::configure;
+    use skep_plugin_sdk::testing::{Host, addresses};
 
     const WAIT: Duration = Duration::from_secs(1);
 
     fn file() -> File {
         configure(r#"{"location":"/etc/fleet"}"#).unwrap()
-    }
-
-    fn addresses(batch: &Batch) -> Vec<&str> {
-        let address = batch.changes.iter().map(|change| match change {
-            Change::Put(entry) => entry.address.as_str(),
-            Change::Delete(address) => panic!("deletes `{address}`"),
-        });
-        address.collect()
     }
 
     #[track_caller]

@@ -112,21 +112,13 @@ fn lease_number(lease: &[u8]) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_plugin_sdk::discovery::{Change, configure};
-    use skep_plugin_sdk::testing::Host;
+    use skep_plugin_sdk::discovery::configure;
+    use skep_plugin_sdk::testing::{Host, addresses};
 
     const WAIT: Duration = Duration::from_secs(1);
 
     fn kv() -> Kv {
         configure(r#"{"location":"h:1/x","options":{"kv.path":"y"}}"#).unwrap()
-    }
-
-    fn addresses(batch: &Batch) -> Vec<&str> {
-        let address = batch.changes.iter().map(|change| match change {
-            Change::Put(entry) => entry.address.as_str(),
-            Change::Delete(address) => panic!("deletes `{address}`"),
-        });
-        address.collect()
     }
 
     fn me() -> Entry {

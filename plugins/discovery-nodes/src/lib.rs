@@ -73,19 +73,13 @@ fn with_advice(error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_plugin_sdk::discovery::{Change, Entry, configure};
+    use skep_plugin_sdk::discovery::{Entry, configure};
+    use skep_plugin_sdk::testing::addresses;
 
     fn listed(settings: &str) -> Result<Vec<String>> {
         let batch = configure::<Nodes>(settings)?.next(None, Duration::from_secs(1))?;
         assert!(batch.full);
-        Ok(batch
-            .changes
-            .into_iter()
-            .map(|change| match change {
-                Change::Put(Entry { address, .. }) => address,
-                Change::Delete(address) => panic!("deletes `{address}`"),
-            })
-            .collect())
+        Ok(addresses(&batch).into_iter().map(str::to_owned).collect())
     }
 
     #[track_caller]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use skep_plugin_sdk::discovery::{Batch, Entry, unchanged, whole_list};
+use skep_plugin_sdk::discovery::{Batch, Entry, polled};
 use skep_plugin_sdk::host::{Request, Response};
 use skep_plugin_sdk::{Discovery, Error, Result, address, host};
 
@@ -80,15 +80,7 @@ impl Discovery for Token {
                 return Err(Error::Unavailable(reason));
             }
         }
-        // The cursor is the list.
-        let list: Vec<String> = listed.into_iter().collect();
-        let new = list.join("\n").into_bytes();
-        if cursor == Some(&*new) {
-            return Ok(unchanged(&new, Some(max_wait)));
-        }
-        let mut batch = whole_list(list, new);
-        batch.retry_after_ms = unchanged(&[], Some(max_wait)).retry_after_ms;
-        Ok(batch)
+        Ok(polled(&listed, cursor, max_wait))
     }
 
     fn register(&mut self, me: &Entry, ttl: Duration) -> Result<Vec<u8>> {
@@ -149,8 +141,8 @@ fn parse(lease: &[u8]) -> Result<(u64, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_plugin_sdk::discovery::{Change, configure};
-    use skep_plugin_sdk::testing::Host;
+    use skep_plugin_sdk::discovery::configure;
+    use skep_plugin_sdk::testing::{Host, addresses};
 
     const WAIT: Duration = Duration::from_secs(60);
     const URL: &str = "https://h:1/v1/clusters/7f";
@@ -167,14 +159,6 @@ mod tests {
                 body: body.into(),
             })
         });
-    }
-
-    fn addresses(batch: &Batch) -> Vec<&str> {
-        let address = batch.changes.iter().map(|change| match change {
-            Change::Put(entry) => entry.address.as_str(),
-            Change::Delete(address) => panic!("deletes `{address}`"),
-        });
-        address.collect()
     }
 
     #[test]
