@@ -8,11 +8,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::StreamExt as _;
+use inotify::{EventStream, Inotify, WatchMask};
 use tokio::{
     fs::File,
     io::AsyncReadExt as _,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
+use tracing::debug;
 
 use super::{
     bindings::discovery::skep::plugin::{
@@ -23,7 +26,13 @@ use super::{
 };
 
 const MAX_BYTES: u64 = 16 << 20;
+
+/// How often a file is looked at that the kernel does not tell about.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often one is looked at that the kernel tells about: not all file systems do, and a link in
+/// the middle of the path may change.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The files one plugin may read.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +87,13 @@ impl FilesHost for Host {
     async fn wait(&mut self, path: String, seen: u64, max_wait_ms: u32) -> Result<Stamp, Error> {
         let path = self.grants.files.permit(&path)?;
         let until = Instant::now() + Duration::from_millis(max_wait_ms.into());
+        // Before the first look, so that no change falls between them.
+        let mut changes = match self.is_configured {
+            true => changes(&path)
+                .inspect_err(|error| debug!(%error, "looking at the file every second"))
+                .ok(),
+            false => None,
+        };
         loop {
             let stamp = match tokio::fs::metadata(&path).await {
                 Ok(metadata) => Stamp {
@@ -94,9 +110,38 @@ impl FilesHost for Host {
             if stamp.revision != seen || left.is_zero() {
                 return Ok(stamp);
             }
-            sleep(left.min(POLL_INTERVAL)).await;
+            match &mut changes {
+                Some(events) => {
+                    let next = timeout(left.min(CHECK_INTERVAL), events.next()).await;
+                    if !matches!(next, Ok(Some(Ok(_))) | Err(_)) {
+                        changes = None;
+                    }
+                }
+                None => sleep(left.min(POLL_INTERVAL)).await,
+            }
         }
     }
+}
+
+/// What happens in the directory of a file, and in that of the file it is a link to.
+fn changes(path: &Path) -> std::io::Result<EventStream<[u8; 4096]>> {
+    let inotify = Inotify::init()?;
+    let mut watches = inotify.watches();
+    // Writes are told when they end: a file that is half written is of no use.
+    let mask = WatchMask::CLOSE_WRITE
+        | WatchMask::CREATE
+        | WatchMask::MOVE
+        | WatchMask::DELETE
+        | WatchMask::ATTRIB;
+    if let Some(directory) = path.parent() {
+        watches.add(directory, mask)?;
+    }
+    if let Ok(target) = std::fs::canonicalize(path)
+        && let Some(directory) = target.parent()
+    {
+        watches.add(directory, mask)?;
+    }
+    inotify.into_event_stream([0; 4096])
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
@@ -143,7 +188,9 @@ mod tests {
             files: allowed.to_vec(),
             ..Allow::default()
         };
-        Host::new("reader".into(), quota, Grants::new(&allow))
+        let mut host = Host::new("reader".into(), quota, Grants::new(&allow));
+        host.is_configured = true;
+        host
     }
 
     fn text(path: &Path) -> String {
@@ -176,6 +223,27 @@ mod tests {
         assert!(host.read(text(&path)).await.is_ok());
         file.set_len(MAX_BYTES + 1).unwrap();
         assert!(host.read(text(&path)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_by_the_kernel() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engines");
+        fs::write(&path, "a").unwrap();
+        let mut events = changes(&path).unwrap();
+        let patience = Duration::from_secs(20);
+        for number in 0..3 {
+            let draft = directory.path().join("draft");
+            fs::write(&draft, number.to_string()).unwrap();
+            fs::rename(&draft, &path).unwrap();
+            loop {
+                let event = timeout(patience, events.next()).await.unwrap();
+                let name = event.unwrap().unwrap().name;
+                if name.is_some_and(|name| name == "engines") {
+                    break;
+                }
+            }
+        }
     }
 
     #[tokio::test]
