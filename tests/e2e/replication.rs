@@ -13,6 +13,7 @@ use rand::RngExt;
 use skep_fleet::{
     Fault, Fleet,
     daemon::{Daemon, own_host},
+    island::Island,
     ledger::{Ledger, create, work},
     stores::{Extra, Kind, Server},
 };
@@ -45,6 +46,8 @@ struct Manager {
 struct Stage {
     fleet: Fleet,
     server: Server,
+    /// Where the server is, if each manager has a way of its own to it.
+    island: Option<Arc<Island>>,
     ttl: String,
     managers: Vec<Manager>,
 }
@@ -108,6 +111,7 @@ impl Stage {
         Self {
             fleet: Fleet::builder().engines(4).start().await.unwrap(),
             server: Server::start_with(kind, Extra::default()),
+            island: None,
             ttl: ttl.to_owned(),
             managers: Vec::new(),
         }
@@ -116,17 +120,39 @@ impl Stage {
     /// A stage with managers, the first of which leads.
     async fn with_managers(kind: Kind, ttl: &str) -> Self {
         let mut stage = Self::new(kind, ttl).await;
+        stage.add_all().await;
+        stage
+    }
+
+    /// Managers, the first of which leads, each with a way of its own to the store.
+    async fn with_ways(kind: Kind, ttl: &str) -> Self {
+        let island = Arc::new(Island::new(MANAGERS as u8));
+        let extra = Extra {
+            island: Some(Arc::clone(&island)),
+            ..Extra::default()
+        };
+        let mut stage = Self {
+            fleet: Fleet::builder().engines(4).start().await.unwrap(),
+            server: Server::start_with(kind, extra),
+            island: Some(island),
+            ttl: ttl.to_owned(),
+            managers: Vec::new(),
+        };
+        stage.add_all().await;
+        stage
+    }
+
+    async fn add_all(&mut self) {
         for _ in 0..MANAGERS {
-            stage.add();
-            let first = stage.managers[0].addr.clone();
-            let role = match stage.managers.len() {
+            self.add();
+            let first = self.managers[0].addr.clone();
+            let role = match self.managers.len() {
                 1 => Role::Primary,
                 _ => Role::Replica(first),
             };
-            let last = stage.managers.last().unwrap();
+            let last = self.managers.last().unwrap();
             last.await_role(role, PATIENCE).await;
         }
-        stage
     }
 
     fn options(&self) -> [String; 5] {
@@ -134,7 +160,10 @@ impl Stage {
         let addrs: Vec<String> = engines.iter().map(|e| e.addr().to_string()).collect();
         [
             "--store".to_owned(),
-            format!("{}/test", self.server.url()),
+            match &self.island {
+                Some(_) => format!("{}/test", self.server.url_by(self.managers.len() as u8)),
+                None => format!("{}/test", self.server.url()),
+            },
             "--replication-ttl".to_owned(),
             self.ttl.clone(),
             format!("nodes://{}", addrs.join(",")),
@@ -450,6 +479,40 @@ async fn without_the_store_nobody_leads_for_long(kind: Kind) {
     create_soon(&stage.managers[2].docker(), "zz").await;
 }
 
+async fn a_leader_cut_off_from_the_store_gives_way(kind: Kind) {
+    let stage = Stage::with_ways(kind, "4s").await;
+    let island = stage.island.as_ref().unwrap();
+    let ledger = Arc::default();
+    let load = stage.load(&ledger);
+    await_created(&ledger, 20).await;
+    for _ in 0..2 {
+        let leader = stage.await_agreement().await;
+        let way = leader as u8;
+        island.cut(way);
+        let nobody = Role::Replica(String::new());
+        stage.managers[leader].await_role(nobody, PATIENCE).await;
+        let end = Instant::now() + PATIENCE;
+        let others = |at: usize| at != leader;
+        loop {
+            let mut roles = Vec::new();
+            for at in (0..MANAGERS).filter(|at| others(*at)) {
+                roles.push(stage.managers[at].role().await);
+            }
+            if roles.contains(&Some(Role::Primary)) {
+                break;
+            }
+            assert!(Instant::now() < end, "nobody takes over: {roles:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+        await_created(&ledger, 20).await;
+        island.mend(way);
+        stage.await_agreement().await;
+        await_created(&ledger, 20).await;
+    }
+    load.stop().await;
+    ledger.lock().unwrap().check(&stage.fleet);
+}
+
 macro_rules! suite {
     ($($name:ident($kind:expr): [$($test:ident),* $(,)?])*) => {$(
         mod $name {
@@ -474,6 +537,7 @@ macro_rules! all {
             managers_that_start_together_agree,
             a_store_that_comes_back_empty_has_one_leader,
             without_the_store_nobody_leads_for_long,
+            a_leader_cut_off_from_the_store_gives_way,
         ])*);
     };
 }

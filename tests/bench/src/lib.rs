@@ -44,6 +44,7 @@ mod fault;
 mod fleet;
 mod handlers;
 mod ident;
+pub mod island;
 pub mod ledger;
 mod query;
 mod render;

@@ -10,8 +10,11 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use crate::island::Island;
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct Extra {
     pub tls: Option<(PathBuf, PathBuf, PathBuf)>,
     /// Consul's management token: without it nothing is allowed.
     pub token: Option<String>,
+    /// It runs there, instead of where the test does.
+    pub island: Option<Arc<Island>>,
 }
 
 /// A running server; killed, and its data deleted, when dropped.
@@ -109,7 +114,33 @@ impl Server {
 
     /// Where clients reach it.
     pub fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.ports[0])
+        format!("{}:{}", self.host(), self.ports[0])
+    }
+
+    /// Its URL by one way to the island that it is on.
+    ///
+    /// # Panics
+    ///
+    /// It is on none.
+    pub fn url_by(&self, way: u8) -> String {
+        let island = self.extra.island.as_ref().expect("an island");
+        let (scheme, host) = (self.kind.scheme(), island.host(way));
+        format!("{scheme}://{host}:{}", self.ports[0])
+    }
+
+    fn host(&self) -> String {
+        match &self.extra.island {
+            Some(island) => island.host(0).to_string(),
+            None => "127.0.0.1".to_owned(),
+        }
+    }
+
+    /// Where it listens for clients.
+    fn listens_at(&self) -> &'static str {
+        match &self.extra.island {
+            Some(_) => "0.0.0.0",
+            None => "127.0.0.1",
+        }
     }
 
     /// Its URL.
@@ -171,6 +202,9 @@ impl Server {
             Kind::Consul => self.consul(),
             Kind::ZooKeeper => self.zookeeper(),
         };
+        if let Some(island) = &self.extra.island {
+            command = island.on_it(&command);
+        }
         let child = command
             .stdin(Stdio::null())
             .stdout(log)
@@ -187,17 +221,19 @@ impl Server {
         } else {
             "http"
         };
-        let client = format!("{scheme}://127.0.0.1:{client}");
+        let advertised = format!("{scheme}://{}:{client}", self.host());
+        let client = format!("{scheme}://{}:{client}", self.listens_at());
         let peer = format!("http://127.0.0.1:{peer}");
         let mut command = Command::new("etcd");
         command
             .args(["--name", "a", "--initial-cluster"])
             .arg(format!("a={peer}"))
             .args(["--listen-client-urls", &client])
-            .args(["--advertise-client-urls", &client])
+            .args(["--advertise-client-urls", &advertised])
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
-            .arg(format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"))
+            .arg("--listen-metrics-urls")
+            .arg(format!("http://{}:{metrics}", self.listens_at()))
             .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
             .arg("--data-dir")
             .arg(self.directory.join("data"));
@@ -221,7 +257,7 @@ impl Server {
             "bootstrap_expect": 1,
             "node_name": "a",
             "bind_addr": "127.0.0.1",
-            "client_addr": "127.0.0.1",
+            "client_addr": self.listens_at(),
             "data_dir": self.directory.join("data"),
             "session_ttl_min": "500ms",
             "performance": {"raft_multiplier": 1},
@@ -265,10 +301,11 @@ impl Server {
             ),
         };
         let mut config = format!(
-            "dataDir={}\n{port}={client}\n{port}Address=127.0.0.1\ntickTime=500\n\
+            "dataDir={}\n{port}={client}\n{port}Address={}\ntickTime=500\n\
              serverCnxnFactory={class}\nadmin.enableServer=false\nmaxClientCnxns=0\n\
              4lw.commands.whitelist=*\n",
-            self.directory.join("data").display()
+            self.directory.join("data").display(),
+            self.listens_at(),
         );
         if let Some((cert, key, ca)) = &self.extra.tls {
             let pem = self.directory.join("server.pem");
@@ -310,10 +347,12 @@ impl Server {
     /// Whether it does what it is there for, as far as it says.
     fn answers(&self) -> bool {
         let [client, _, metrics, _] = self.ports;
+        let host = self.host();
+        let ask = |port, text| ask((&host, port), text);
         match self.kind {
             Kind::Etcd => ask(metrics, "GET /health HTTP/1.0\r\n\r\n").contains("\"true\""),
             // What follows needs a client with a certificate, and retries by itself.
-            _ if self.extra.tls.is_some() => TcpStream::connect(("127.0.0.1", client)).is_ok(),
+            _ if self.extra.tls.is_some() => TcpStream::connect((&*host, client)).is_ok(),
             Kind::Consul => {
                 let answer = ask(client, "GET /v1/status/leader HTTP/1.0\r\n\r\n");
                 answer.contains("\"127.0.0.1:")
@@ -359,10 +398,10 @@ fn zookeeper_jars() -> String {
 }
 
 /// Sends a text and returns what comes back until the end; nothing if there is no answer.
-fn ask(port: u16, text: &str) -> String {
+fn ask(server: (&str, u16), text: &str) -> String {
     let mut answer = Vec::new();
     let exchange = || -> std::io::Result<()> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        let mut stream = TcpStream::connect(server)?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.write_all(text.as_bytes())?;
         stream.read_to_end(&mut answer)?;
