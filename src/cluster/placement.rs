@@ -20,7 +20,7 @@ use crate::{
         health::Status,
         inventory::{Container, Inventory},
     },
-    model::address::EngineAddr,
+    model::{address::EngineAddr, resource::Sum},
     scheduler::{
         Call, ScheduleError, Scheduler,
         request::Request,
@@ -116,7 +116,7 @@ impl Placement {
             overcommit,
             table: NodeTable::default(),
             slots: HashMap::new(),
-            inventories: HashMap::new(),
+            seen: HashMap::new(),
             index: Arc::default(),
             held: HashMap::new(),
             names: HashMap::new(),
@@ -259,13 +259,21 @@ enum Held {
     Name(String),
 }
 
+/// A node as it was seen last.
+struct Seen {
+    inventory: Arc<Inventory>,
+    /// What its containers have set aside: adding them up for each create would cost by their
+    /// number.
+    reserved: Sum,
+}
+
 /// What the placement thread owns.
 struct Desk {
     scheduler: Scheduler,
     overcommit: f64,
     table: NodeTable,
     slots: HashMap<EngineAddr, u32>,
-    inventories: HashMap<u32, Arc<Inventory>>,
+    seen: HashMap<u32, Seen>,
     // Invariant: nobody else holds this while it is changed, so changes never copy it.
     index: Arc<Index>,
     held: HashMap<u64, Held>,
@@ -344,8 +352,11 @@ impl Desk {
                 slot
             }
         };
-        let before = self.inventories.insert(slot, Arc::clone(inventory));
         let index = Arc::make_mut(&mut self.index);
+        let (before, mut reserved) = match self.seen.remove(&slot) {
+            Some(seen) => (Some(seen.inventory), seen.reserved),
+            None => (None, Sum::default()),
+        };
         let old = before
             .as_ref()
             .map(|old| old.containers.clone())
@@ -356,14 +367,25 @@ impl Desk {
                 DiffItem::Add(_, container) => {
                     fulfil(&mut self.held, index, slot, container);
                     index.add(slot, container);
+                    reserved.add(container.reserved);
                 }
-                DiffItem::Remove(_, container) => index.remove(slot, container),
+                DiffItem::Remove(_, container) => {
+                    index.remove(slot, container);
+                    reserved.take(container.reserved);
+                }
                 DiffItem::Update { old, new } => {
                     index.remove(slot, old.1);
                     index.add(slot, new.1);
+                    reserved.take(old.1.reserved);
+                    reserved.add(new.1.reserved);
                 }
             }
         }
+        let seen = Seen {
+            inventory: Arc::clone(inventory),
+            reserved,
+        };
+        self.seen.insert(slot, seen);
         let old_images = before
             .map(|old| Arc::clone(&old.images))
             .unwrap_or_default();
@@ -383,7 +405,7 @@ impl Desk {
             return;
         };
         let index = Arc::make_mut(&mut self.index);
-        if let Some(inventory) = self.inventories.remove(&slot) {
+        if let Some(Seen { inventory, .. }) = self.seen.remove(&slot) {
             for container in inventory.containers.values() {
                 index.remove(slot, container);
             }
@@ -435,7 +457,7 @@ impl Desk {
         let ranking = self.scheduler.schedule(request, &call, limit)?;
         let addrs = ranking
             .iter()
-            .filter_map(|node| Some(self.inventories.get(&node.slot)?.addr.clone()));
+            .filter_map(|node| Some(self.seen.get(&node.slot)?.inventory.addr.clone()));
         Ok(addrs.collect())
     }
 
@@ -486,9 +508,9 @@ impl Desk {
 
     fn update_usage(&mut self, slot: u32) {
         let mut usage = Usage::default();
-        if let Some(inventory) = self.inventories.get(&slot) {
-            usage.reserved = inventory.reserved();
-            usage.containers = inventory.containers.len() as u32;
+        if let Some(seen) = self.seen.get(&slot) {
+            usage.reserved = seen.reserved.amount();
+            usage.containers = seen.inventory.containers.len() as u32;
         }
         for held in self.held.values() {
             if let Held::Place {

@@ -44,6 +44,36 @@ impl AddAssign for Amount {
     }
 }
 
+/// A sum that amounts are added to and taken from again: wider than an amount, so that a huge one
+/// that comes and goes leaves the others as they were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    cpu_nano: u128,
+    memory_bytes: u128,
+}
+
+impl Sum {
+    /// Adds an amount.
+    pub fn add(&mut self, amount: Amount) {
+        self.cpu_nano += u128::from(amount.cpu_nano);
+        self.memory_bytes += u128::from(amount.memory_bytes);
+    }
+
+    /// Takes an amount away that was added.
+    pub fn take(&mut self, amount: Amount) {
+        self.cpu_nano -= u128::from(amount.cpu_nano);
+        self.memory_bytes -= u128::from(amount.memory_bytes);
+    }
+
+    /// The sum, or the largest amount there is.
+    pub fn amount(self) -> Amount {
+        Amount {
+            cpu_nano: self.cpu_nano.try_into().unwrap_or(u64::MAX),
+            memory_bytes: self.memory_bytes.try_into().unwrap_or(u64::MAX),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +87,23 @@ mod tests {
         let grown = two_cores.overcommitted(0.05);
         assert_eq!(grown.memory_bytes, 1075);
         assert_eq!(grown.cpu_nano, 2_100_000_000);
+    }
+
+    #[test]
+    fn a_huge_amount_leaves_no_trace_in_a_sum() {
+        let small = Amount {
+            cpu_nano: 1,
+            memory_bytes: 2,
+        };
+        let huge = Amount {
+            cpu_nano: u64::MAX,
+            memory_bytes: u64::MAX,
+        };
+        let mut sum = Sum::default();
+        sum.add(small);
+        sum.add(huge);
+        assert_eq!(sum.amount(), huge);
+        sum.take(huge);
+        assert_eq!(sum.amount(), small);
     }
 }
