@@ -36,7 +36,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -69,7 +71,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How long changes gather before they are written: many of them cost one flush of the store, and
 /// creates, which wait for theirs, find it free.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(100);
 
 /// How often creates whose end is unknown are looked at.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(5);
@@ -133,8 +135,14 @@ struct Desk {
     saved: HashMap<EngineAddr, Saved>,
 }
 
-/// What is new of one node: containers by ID, and whatever else its inventory tells.
-type Pending = HashMap<Arc<str>, Document>;
+/// What is new of one node, besides what its inventory tells.
+#[derive(Default)]
+struct Pending {
+    /// By container ID.
+    documents: HashMap<Arc<str>, Document>,
+    /// IDs of containers that are gone.
+    gone: Vec<Arc<str>>,
+}
 
 /// What a container's record is made of, besides its list entry.
 #[derive(Clone)]
@@ -146,12 +154,21 @@ struct Document {
 }
 
 /// What the store has of one node: a digest of each record.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Saved {
     node: Option<(u64, DateTime<Utc>)>,
     /// Whether what stands in the node's place is not ours to overwrite.
     is_foreign: bool,
     containers: HashMap<Arc<str>, u64>,
+    /// Whether what was gone when this was read has been deleted.
+    is_compared: bool,
+}
+
+/// A record that has to be written.
+struct Writing<'a> {
+    container: &'a Container,
+    document: Document,
+    digest: u64,
 }
 
 /// The record of a node.
@@ -209,9 +226,10 @@ impl Memory {
         let desk = &mut *desk;
         let pending = desk.pending.entry(addr.clone()).or_default();
         for (id, inspect) in documents {
-            let create = pending.remove(&id).and_then(|document| document.create);
+            let before = pending.documents.remove(&id);
+            let create = before.and_then(|document| document.create);
             let noted_at = Instant::now();
-            pending.insert(
+            pending.documents.insert(
                 id,
                 Document {
                     inspect,
@@ -221,7 +239,14 @@ impl Memory {
             );
         }
         if inventory.is_healthy() {
-            desk.latest.insert(addr.clone(), Arc::clone(inventory));
+            let before = desk.latest.insert(addr.clone(), Arc::clone(inventory));
+            let before = before.map(|before| before.containers.clone());
+            let before = before.unwrap_or_default();
+            for change in before.diff(&inventory.containers) {
+                if let DiffItem::Remove(id, _) = change {
+                    pending.gone.push(Arc::clone(id));
+                }
+            }
         }
         self.inner.work.notify_one();
     }
@@ -289,9 +314,11 @@ impl Memory {
             if !is_tidy && !is_last {
                 is_tidy = self.start(&placement).await;
             }
-            let took = self.write_pending().await;
-            let waits = self.settle_rest().await;
+            // Together, so that what this round writes and what the last one settled cost one
+            // flush.
+            let (took, waits) = tokio::join!(self.write_pending(), self.settle_rest());
             if is_last {
+                self.settle_rest().await;
                 return;
             }
             if self.trouble().is_some() {
@@ -300,11 +327,13 @@ impl Memory {
                     () = tokio::time::sleep(RETRY) => {}
                 }
                 self.probe().await;
-            } else if !took {
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = self.inner.work.notified() => {}
-                    () = tokio::time::sleep(SETTLE_INTERVAL), if waits => {}
+            } else {
+                if !took {
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = self.inner.work.notified() => {}
+                        () = tokio::time::sleep(SETTLE_INTERVAL), if waits => {}
+                    }
                 }
                 tokio::select! {
                     () = shutdown.cancelled() => {}
@@ -321,9 +350,13 @@ impl Memory {
         desk.intents
             .retain(|_, intent| intent.is_for_us_to_settle());
         for pending in desk.pending.values_mut() {
-            pending.retain(|_, document| document.noted_at.elapsed() < STAND_BY);
+            let documents = &mut pending.documents;
+            documents.retain(|_, document| document.noted_at.elapsed() < STAND_BY);
+            // Whoever takes over compares.
+            pending.gone.clear();
         }
-        desk.pending.retain(|_, pending| !pending.is_empty());
+        desk.pending
+            .retain(|_, pending| !pending.documents.is_empty());
     }
 
     /// Has all records compared with what is there: whoever wrote them may not have written all.
@@ -373,28 +406,72 @@ impl Memory {
             self.put_back(addr, pending);
             return;
         }
-        let saved = match self.saved(addr).await {
-            Ok(saved) => saved,
-            Err(error) => {
-                self.failed(error);
-                self.put_back(addr, pending);
-                return;
-            }
-        };
-        self.write_specs(inventory, &saved).await;
-        let gone = saved
-            .containers
-            .keys()
-            .filter(|id| !inventory.containers.contains_key(*id));
-        stream::iter(gone)
+        if let Err(error) = self.load(addr).await {
+            self.failed(error);
+            self.put_back(addr, pending);
+            return;
+        }
+        self.write_specs(inventory).await;
+        let gone = self.gone(inventory, &mut pending);
+        stream::iter(&gone)
             .for_each_concurrent(CONCURRENT_WRITES, |id| async move {
                 if let Err(error) = self.delete(addr, id).await {
                     self.failed(error);
                 }
             })
             .await;
-        let mut writes = Vec::new();
-        for (id, mut document) in pending.drain() {
+        let writes = self.writings(inventory, &mut pending);
+        stream::iter(writes)
+            .for_each_concurrent(CONCURRENT_WRITES, |writing| async move {
+                let Err(error) = self.write(addr, &writing).await else {
+                    return;
+                };
+                let is_lasting = matches!(error, StoreError::TooLarge { .. });
+                self.failed(error);
+                if !is_lasting {
+                    let id = Arc::clone(&writing.container.id);
+                    let documents = HashMap::from([(id, writing.document)]);
+                    let pending = Pending {
+                        documents,
+                        ..Pending::default()
+                    };
+                    self.put_back(addr, pending);
+                }
+            })
+            .await;
+        // Deletions and specs that failed are found again by comparing.
+        if self.trouble().is_some() {
+            if let Some(saved) = self.desk().saved.get_mut(addr) {
+                saved.is_compared = false;
+            }
+            self.put_back(addr, pending);
+        }
+    }
+
+    /// Takes the containers whose records have to go. Records of an earlier process are compared
+    /// once; from then on inventories tell what went.
+    fn gone(&self, inventory: &Inventory, pending: &mut Pending) -> Vec<Arc<str>> {
+        let told = std::mem::take(&mut pending.gone);
+        let is_gone = |id: &Arc<str>| !inventory.containers.contains_key(id);
+        let mut desk = self.desk();
+        let Some(saved) = desk.saved.get_mut(&inventory.addr) else {
+            return Vec::new();
+        };
+        let is_compared = std::mem::replace(&mut saved.is_compared, true);
+        let known = &saved.containers;
+        if is_compared {
+            let told = told.into_iter();
+            told.filter(|id| known.contains_key(id) && is_gone(id))
+                .collect()
+        } else {
+            known.keys().filter(|id| is_gone(id)).cloned().collect()
+        }
+    }
+
+    /// Takes the documents that say something new.
+    fn writings<'a>(&self, inventory: &'a Inventory, pending: &mut Pending) -> Vec<Writing<'a>> {
+        let mut writings = Vec::new();
+        for (id, mut document) in pending.documents.drain() {
             let Some(container) = inventory.containers.get(&id) else {
                 continue;
             };
@@ -402,29 +479,23 @@ impl Memory {
                 document.create = Some(create);
             }
             let digest = digest(container, &document.inspect);
-            if document.create.is_some() || saved.containers.get(&id) != Some(&digest) {
-                writes.push((container, document));
+            let is_known = || {
+                let desk = self.desk();
+                let saved = desk.saved.get(&inventory.addr);
+                saved.and_then(|saved| saved.containers.get(&id)) == Some(&digest)
+            };
+            if document.create.is_some() || !is_known() {
+                writings.push(Writing {
+                    container,
+                    document,
+                    digest,
+                });
             }
         }
-        stream::iter(writes)
-            .for_each_concurrent(CONCURRENT_WRITES, |(container, document)| async move {
-                if let Err(error) = self.write(addr, container, &document).await {
-                    let is_lasting = matches!(error, StoreError::TooLarge { .. });
-                    self.failed(error);
-                    if !is_lasting {
-                        let id = Arc::clone(&container.id);
-                        self.put_back(addr, HashMap::from([(id, document)]));
-                    }
-                }
-            })
-            .await;
-        // Deletions and specs that failed are found again by comparing.
-        if self.trouble().is_some() {
-            self.put_back(addr, pending);
-        }
+        writings
     }
 
-    async fn write_specs(&self, inventory: &Inventory, saved: &Saved) {
+    async fn write_specs(&self, inventory: &Inventory) {
         let Some(specs) = &inventory.specs else {
             return;
         };
@@ -436,10 +507,11 @@ impl Memory {
             seen_at: now,
         };
         let digest = record.digest();
-        let is_same = saved
-            .node
-            .is_some_and(|(known, at)| known == digest && now - at < SEEN_INTERVAL);
-        if is_same || saved.is_foreign {
+        let is_due = self.desk().saved.get(addr).is_none_or(|saved| {
+            let is_same = |(known, at)| known == digest && now - at < SEEN_INTERVAL;
+            !saved.is_foreign && !saved.node.is_some_and(is_same)
+        });
+        if !is_due {
             return;
         }
         let Ok(value) = serde_json::to_vec(&record) else {
@@ -457,12 +529,12 @@ impl Memory {
     }
 
     /// Writes a container's record, with the create request it had if there is no other.
-    async fn write(
-        &self,
-        addr: &EngineAddr,
-        container: &Container,
-        document: &Document,
-    ) -> Result<(), StoreError> {
+    async fn write(&self, addr: &EngineAddr, writing: &Writing<'_>) -> Result<(), StoreError> {
+        let Writing {
+            container,
+            document,
+            digest,
+        } = writing;
         let key = self.container_key(addr, &container.id);
         let create = match &document.create {
             Some(create) => Some(create.clone()),
@@ -474,22 +546,21 @@ impl Memory {
                 .filter(|create| !create.is_empty()),
         };
         let mut record = RawObject::default();
-        if let Ok(entry) = RawObject::parse(&container.entry) {
-            record.set("Entry", &entry);
+        if let Ok(entry) = serde_json::from_slice::<&RawValue>(&container.entry) {
+            record.set("Entry", entry);
         }
-        if let Ok(inspect) = RawObject::parse(&document.inspect) {
-            record.set("Inspect", &inspect);
+        if let Ok(inspect) = serde_json::from_slice::<&RawValue>(&document.inspect) {
+            record.set("Inspect", inspect);
         }
         if let Some(create) = create {
             record.set("Create", &create);
         }
         let value = Bytes::from(record.to_bytes());
         self.within(self.inner.store.put(&key, value)).await?;
-        let digest = digest(container, &document.inspect);
         if let Some(saved) = self.desk().saved.get_mut(addr) {
-            saved.containers.insert(Arc::clone(&container.id), digest);
+            saved.containers.insert(Arc::clone(&container.id), *digest);
         }
-        self.settle_made(container.swarm_id.as_ref()).await;
+        self.recorded(container.swarm_id.as_ref());
         Ok(())
     }
 
@@ -502,16 +573,17 @@ impl Memory {
         Ok(())
     }
 
-    /// What the store has of a node, read once.
-    async fn saved(&self, addr: &EngineAddr) -> Result<Saved, StoreError> {
-        if let Some(saved) = self.desk().saved.get(addr) {
-            return Ok(saved.clone());
+    /// Reads once what the store has of a node.
+    async fn load(&self, addr: &EngineAddr) -> Result<(), StoreError> {
+        let is_loaded = self.desk().saved.contains_key(addr);
+        if is_loaded {
+            return Ok(());
         }
-        self.read(addr).await.map(|(saved, _)| saved)
+        self.read(addr).await.map(drop)
     }
 
     /// Reads all records of a node.
-    async fn read(&self, addr: &EngineAddr) -> Result<(Saved, Option<Inventory>), StoreError> {
+    async fn read(&self, addr: &EngineAddr) -> Result<Option<Inventory>, StoreError> {
         let prefix = format!("{}/containers/{addr}", self.inner.options.prefix);
         let listing = self.within(self.inner.store.list(&prefix)).await?;
         let key = self.node_key(addr);
@@ -543,9 +615,8 @@ impl Memory {
             is_recalled: true,
             ..Inventory::pending(addr.clone())
         });
-        let mut desk = self.desk();
-        let saved = desk.saved.entry(addr.clone()).or_insert(saved).clone();
-        Ok((saved, inventory))
+        self.desk().saved.entry(addr.clone()).or_insert(saved);
+        Ok(inventory)
     }
 
     fn parse_container(&self, entry: &Entry, cpus: u32) -> Result<(Container, u64), String> {
@@ -631,8 +702,12 @@ impl Memory {
     fn put_back(&self, addr: &EngineAddr, older: Pending) {
         let mut desk = self.desk();
         let pending = desk.pending.entry(addr.clone()).or_default();
-        for (id, document) in older {
-            let newer = pending.entry(id).or_insert_with(|| document.clone());
+        pending.gone.extend(older.gone);
+        for (id, document) in older.documents {
+            let newer = pending
+                .documents
+                .entry(id)
+                .or_insert_with(|| document.clone());
             newer.create = newer.create.take().or(document.create);
         }
     }
@@ -671,7 +746,7 @@ impl Memory {
 impl Recall for Memory {
     async fn recall(&self, addr: &EngineAddr) -> Result<Option<Inventory>, String> {
         match self.read(addr).await {
-            Ok((_, inventory)) => Ok(inventory),
+            Ok(inventory) => Ok(inventory),
             Err(error) => {
                 let reason = error.to_string();
                 self.failed(error);
@@ -703,10 +778,7 @@ fn parse_node(entry: &Entry) -> Option<NodeRecord> {
 fn digest(container: &Container, inspect: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     container.names.hash(&mut hasher);
-    // Space between members is not kept in records.
-    match RawObject::parse(inspect) {
-        Ok(object) => object.to_bytes().hash(&mut hasher),
-        Err(_) => inspect.hash(&mut hasher),
-    }
+    // Space around a document is not kept in records.
+    inspect.trim_ascii().hash(&mut hasher);
     hasher.finish()
 }

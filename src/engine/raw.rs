@@ -71,7 +71,7 @@ impl RawObject {
     /// # Panics
     ///
     /// Never for values made of text, numbers, lists, and maps with text keys.
-    pub fn set(&mut self, name: &str, value: &impl Serialize) {
+    pub fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
         let raw = serde_json::value::to_raw_value(value).expect("plain values always encode");
         let mut found = false;
         self.members.retain_mut(|(member, place)| {

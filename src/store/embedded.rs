@@ -424,9 +424,16 @@ impl Desk {
         while calls.blocking_recv_many(&mut waiting, BATCH) > 0 {
             let mut writes = Vec::new();
             for call in waiting.drain(..) {
-                // Reads see every write that came before them.
+                // Reads see every write that was acknowledged before them; the others do not
+                // cost a flush each for their sake. Nobody waits for the end of a session that
+                // was dropped.
                 let is_read = matches!(call, Call::Get(..) | Call::List(..) | Call::Follow(..));
-                if is_read {
+                let has_end = || {
+                    writes
+                        .iter()
+                        .any(|call| matches!(call, Call::EndSession(..)))
+                };
+                if is_read && has_end() {
                     self.write(std::mem::take(&mut writes));
                 }
                 match call {

@@ -11,17 +11,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{CreateRecord, Memory};
+use super::{CreateRecord, Memory, SETTLE_INTERVAL};
 use crate::{
     cluster::placement::{NameReservation, Placement},
     engine::{inventory::Inventory, raw::RawObject},
     model::address::EngineAddr,
     store::StoreError,
 };
+
+/// How many are deleted at once.
+const CONCURRENT_DELETES: usize = 256;
 
 /// A create under way.
 pub(super) struct Intent {
@@ -38,11 +42,11 @@ pub(super) struct Intent {
 enum Fate {
     /// The engine is being asked.
     UnderWay,
-    /// It was made and seen: if it is not there now, it was removed.
-    Made,
+    /// It was made and seen, at this moment.
+    Made(Instant),
     /// It may be there or come, since this moment.
     Unknown(Instant),
-    /// There is none: the intent has to go.
+    /// It is on record, or there is none: the intent has to go.
     Over,
 }
 
@@ -189,9 +193,7 @@ impl Memory {
                 .filter(|(_, intent)| intent.fate == Fate::Over);
             over.map(|(swarm_id, _)| Arc::clone(swarm_id)).collect()
         };
-        for swarm_id in over {
-            self.delete_intent(&swarm_id).await;
-        }
+        self.delete_intents(over).await;
         self.desk().intents.is_empty()
     }
 
@@ -202,47 +204,52 @@ impl Memory {
         Some(intent.create.clone())
     }
 
-    /// Deletes the intent of a container that is on record.
-    pub(super) async fn settle_made(&self, swarm_id: Option<&Arc<str>>) {
+    /// The container is on record: its intent is deleted with what is written next.
+    pub(super) fn recorded(&self, swarm_id: Option<&Arc<str>>) {
         let Some(swarm_id) = swarm_id else {
             return;
         };
-        let is_intended = self.desk().intents.contains_key(swarm_id);
-        if is_intended {
-            self.delete_intent(swarm_id).await;
+        if let Some(intent) = self.desk().intents.get_mut(swarm_id) {
+            intent.fate = Fate::Over;
         }
     }
 
-    /// Deletes the intents of which nothing will come. Returns whether some may still be settled
-    /// by time alone.
+    /// Deletes the intents that nothing will come of, or that did their service. Returns whether
+    /// some may still be settled by time alone.
     pub(super) async fn settle_rest(&self) -> bool {
         let mut over = Vec::new();
         let mut waits = false;
         {
             let desk = self.desk();
             for (swarm_id, intent) in &desk.intents {
-                let inventory = desk.latest.get(&intent.addr);
-                let is_there = inventory.is_some_and(|inventory| holds(inventory, swarm_id));
-                let is_over = match intent.fate {
-                    Fate::UnderWay => false,
-                    Fate::Over => true,
-                    Fate::Made => inventory.is_some() && !is_there,
-                    Fate::Unknown(since) => {
-                        waits = true;
-                        inventory.is_some()
-                            && !is_there
-                            && since.elapsed() > self.inner.options.settle_after
+                let (since, patience) = match intent.fate {
+                    Fate::UnderWay => continue,
+                    Fate::Over => {
+                        over.push(Arc::clone(swarm_id));
+                        continue;
                     }
+                    // Its record comes first, or it was removed before there was one.
+                    Fate::Made(since) => (since, SETTLE_INTERVAL),
+                    Fate::Unknown(since) => (since, self.inner.options.settle_after),
                 };
-                if is_over {
+                waits = true;
+                let inventory = desk.latest.get(&intent.addr);
+                let is_absent = || inventory.is_some_and(|inventory| !holds(inventory, swarm_id));
+                if since.elapsed() > patience && is_absent() {
                     over.push(Arc::clone(swarm_id));
                 }
             }
         }
-        for swarm_id in over {
-            self.delete_intent(&swarm_id).await;
-        }
+        self.delete_intents(over).await;
         waits
+    }
+
+    async fn delete_intents(&self, swarm_ids: Vec<Arc<str>>) {
+        stream::iter(swarm_ids)
+            .for_each_concurrent(CONCURRENT_DELETES, |swarm_id| async move {
+                self.delete_intent(&swarm_id).await;
+            })
+            .await;
     }
 
     async fn delete_intent(&self, swarm_id: &Arc<str>) {
@@ -273,7 +280,7 @@ impl Intent {
 impl Intention {
     /// The container was made, and the snapshot shows it.
     pub fn made(mut self) {
-        self.settle(Fate::Made);
+        self.settle(Fate::Made(Instant::now()));
     }
 
     /// The engine refused: there is no container.
@@ -282,7 +289,9 @@ impl Intention {
     }
 
     fn settle(&mut self, fate: Fate) {
-        if let Some(intent) = self.memory.desk().intents.get_mut(&self.swarm_id) {
+        if let Some(intent) = self.memory.desk().intents.get_mut(&self.swarm_id)
+            && intent.fate != Fate::Over
+        {
             intent.fate = fate;
         }
         self.is_settled = true;
