@@ -101,7 +101,9 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_the_manager_is_killed() {
         if let Some(engine) = dead {
             engine.come_back();
         }
-        ledger.lock().unwrap().check(&fleet);
+        let ledger = ledger.lock().unwrap();
+        ledger.check(&fleet);
+        ledger.sweep(&fleet);
     }
 
     // Names of creates that came to nothing are free again.

@@ -71,6 +71,19 @@ impl Ledger {
             .collect()
     }
 
+    /// Removes what nobody was told of, as an operator would: its names are taken for ever
+    /// otherwise, and a long run ends without any.
+    pub fn sweep(&self, fleet: &Fleet) {
+        for engine in fleet.engines() {
+            for container in engine.containers() {
+                let id = container.id.to_string();
+                if !self.there.contains_key(&id) {
+                    engine.remove_silently(&id);
+                }
+            }
+        }
+    }
+
     /// Checks on the engines themselves that no name is there twice, and that everything is there
     /// once that was acknowledged.
     ///
