@@ -71,7 +71,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How long changes gather before they are written: many of them cost one flush of the store, and
 /// creates, which wait for theirs, find it free.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(50);
 
 /// How often creates whose end is unknown are looked at.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(5);
@@ -243,8 +243,12 @@ impl Memory {
             let before = before.map(|before| before.containers.clone());
             let before = before.unwrap_or_default();
             for change in before.diff(&inventory.containers) {
-                if let DiffItem::Remove(id, _) = change {
+                if let DiffItem::Remove(id, container) = change {
                     pending.gone.push(Arc::clone(id));
+                    let swarm_id = container.swarm_id.as_ref();
+                    if let Some(intent) = swarm_id.and_then(|id| desk.intents.get_mut(id)) {
+                        intent.removed();
+                    }
                 }
             }
         }
@@ -314,11 +318,9 @@ impl Memory {
             if !is_tidy && !is_last {
                 is_tidy = self.start(&placement).await;
             }
-            // Together, so that what this round writes and what the last one settled cost one
-            // flush.
-            let (took, waits) = tokio::join!(self.write_pending(), self.settle_rest());
+            let took = self.write_pending().await;
+            let waits = self.settle_rest().await;
             if is_last {
-                self.settle_rest().await;
                 return;
             }
             if self.trouble().is_some() {

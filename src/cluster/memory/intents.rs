@@ -204,7 +204,7 @@ impl Memory {
         Some(intent.create.clone())
     }
 
-    /// The container is on record: its intent is deleted with what is written next.
+    /// The container is on record: its intent is deleted when the others are.
     pub(super) fn recorded(&self, swarm_id: Option<&Arc<str>>) {
         let Some(swarm_id) = swarm_id else {
             return;
@@ -271,6 +271,13 @@ impl Memory {
 }
 
 impl Intent {
+    /// The container was removed. One whose create is under way may have gone before its answer.
+    pub(super) fn removed(&mut self) {
+        if matches!(self.fate, Fate::Made(_)) {
+            self.fate = Fate::Over;
+        }
+    }
+
     /// Whether this process alone knows how the create ends: all others are left to whoever leads.
     pub(super) fn is_for_us_to_settle(&self) -> bool {
         matches!(self.fate, Fate::UnderWay | Fate::Over)
