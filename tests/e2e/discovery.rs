@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -24,8 +25,9 @@ use skep_fleet::{
 };
 use tokio::{
     net::UdpSocket,
+    sync::mpsc,
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::replication::{docker, free_addr, info};
@@ -42,14 +44,38 @@ struct Agent {
 
 impl Agent {
     fn start(advertise: &str, options: &[&str]) -> Self {
+        Self::start_with(advertise, options, Stdio::null())
+    }
+
+    fn start_with(advertise: &str, options: &[&str], log: Stdio) -> Self {
         let child = Command::new(SKEP)
             .args(["join", "--advertise", advertise, "--heartbeat", "1s"])
             .args(options)
             .stdin(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         Self { child }
+    }
+
+    /// Starts one, and tells of each line of its log that has `text`.
+    fn start_watched(
+        advertise: &str,
+        options: &[&str],
+        text: &'static str,
+    ) -> (Self, mpsc::UnboundedReceiver<()>) {
+        let mut agent = Self::start_with(advertise, options, Stdio::piped());
+        let log = BufReader::new(agent.child.stderr.take().unwrap());
+        let (said, saying) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            // To the end: an agent whose log nobody reads would wait.
+            for line in log.lines().map_while(Result::ok) {
+                if line.contains(text) {
+                    let _ = said.send(());
+                }
+            }
+        });
+        (agent, saying)
     }
 
     fn kill(&mut self) {
@@ -192,10 +218,15 @@ async fn an_agent_without_engine_or_store_goes_on_trying(kind: Kind) {
     let mut server = Server::prepare(kind, Extra::default());
     let url = format!("{}/fleet", server.url());
     fleet.engines()[0].die();
-    let agent = Agent::start(engine, &["--ttl", "20s", &url]);
+    let text = "no engine answers at";
+    let (agent, mut said) = Agent::start_watched(engine, &["--ttl", "20s", &url], text);
+    let first = timeout(PATIENCE, said.recv()).await;
+    first.expect("not said").unwrap();
     server.restart();
     // It does not register what does not answer.
-    sleep(Duration::from_secs(2)).await;
+    while said.try_recv().is_ok() {}
+    let again = timeout(PATIENCE, said.recv()).await;
+    again.expect("not said again").unwrap();
     assert_eq!(listed(&url, &[]).unwrap(), BTreeSet::new());
     fleet.engines()[0].come_back();
     await_listed(&url, &[], &[engine]).await;
