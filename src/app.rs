@@ -312,6 +312,7 @@ fn cluster_options(config: &Config, tls: tls::Engines, leadership: Leadership) -
         failure_limit: config.engine.failure_retry,
         overcommit: config.scheduler.overcommit,
         create_retries: config.scheduler.create_retry,
+        settle_after: SETTLE_AFTER,
         cpu_shares: cpu_shares(config),
         event_queue: NonZeroUsize::get(config.api.event_queue),
         heartbeat: config.discovery.heartbeat,

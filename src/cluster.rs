@@ -78,6 +78,9 @@ pub struct Options {
     pub overcommit: f64,
     /// How often a failed create is tried again.
     pub create_retries: u32,
+    /// How long an engine that answers may take to come up with a container that was asked for,
+    /// when its answer was lost.
+    pub settle_after: Duration,
     /// What `--cpu-shares` means.
     pub cpu_shares: CpuShares,
     /// How far behind a follower of events may be.
@@ -175,6 +178,7 @@ impl Cluster {
         if let Some(memory) = &memory {
             tasks.spawn(memory.clone().run(
                 placement.clone(),
+                monitors.clone(),
                 options.leadership.clone(),
                 shutdown.clone(),
             ));

@@ -176,7 +176,7 @@ impl From<CreateError> for ApiError {
         match error {
             CreateError::NameTaken(_) => Self::with_status(StatusCode::CONFLICT, error.to_string()),
             CreateError::Body(error) => error.into(),
-            CreateError::Engine(error) => error.into(),
+            CreateError::Engine(error) | CreateError::Pull(error) => error.into(),
             CreateError::Registry(error) => error.into(),
             CreateError::Policy(_) | CreateError::Schedule(_) | CreateError::NodeGone => {
                 Self::internal(error.to_string())

@@ -15,12 +15,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use rand::RngExt;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
     Cluster,
     memory::{CreateRecord, intents::Intention},
-    placement::{PlaceError, Wanted},
+    placement::{PlaceError, Reservation, Wanted},
     snapshot::{Found, Node, Snapshot},
 };
 use crate::{
@@ -93,6 +94,9 @@ pub enum CreateError {
     /// The engine refused, or could not be reached.
     #[error(transparent)]
     Engine(#[from] ClientError),
+    /// The image has to be pulled, and the engine could not; no container was asked for.
+    #[error(transparent)]
+    Pull(ClientError),
     /// The image has to be pulled, and the credentials for that cannot be had.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -112,6 +116,19 @@ pub enum CreateError {
 
 /// How long a create waits for engines to be heard of, after a start.
 const HEARING: Duration = Duration::from_secs(10);
+
+/// Wait before an engine is asked for its containers again, to learn what became of a create.
+pub(super) const LISTING_PAUSE: Duration = Duration::from_secs(1);
+
+impl CreateError {
+    /// What an engine answered, or why it did not.
+    fn of_engine(&self) -> Option<&ClientError> {
+        match self {
+            Self::Engine(error) | Self::Pull(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 impl From<PlaceError> for CreateError {
     fn from(error: PlaceError) -> Self {
@@ -164,7 +181,7 @@ impl Cluster {
             // An engine whose answer was lost may still make the container: never make two.
             let retriable = match &error {
                 CreateError::Engine(error) => !error.is_answer_lost(),
-                other => matches!(other, CreateError::NodeGone),
+                other => matches!(other, CreateError::Pull(_) | CreateError::NodeGone),
             };
             if !retriable || retries >= self.options().create_retries {
                 return Err(error);
@@ -220,7 +237,7 @@ impl Cluster {
         if outcome.is_err() {
             failed_on.push(addr.clone());
         }
-        if let Err(CreateError::Engine(error)) = &outcome
+        if let Some(error) = outcome.as_ref().err().and_then(CreateError::of_engine)
             && error.is_contact_failure()
         {
             self.report_failure(&addr, error);
@@ -229,7 +246,11 @@ impl Cluster {
         }
         let body = match outcome {
             Err(CreateError::Engine(error)) if error.is_answer_lost() => {
-                self.find_created(&addr, &draft.request.id).ok_or(error)?
+                let Some(body) = self.find_created(&addr, &draft.request.id) else {
+                    self.keep_until_known(reservation);
+                    return Err(error.into());
+                };
+                body
             }
             Err(error) => {
                 if let Some(intention) = intention {
@@ -259,6 +280,47 @@ impl Cluster {
         }
         drop(reservation);
         Ok(Created { body, addr })
+    }
+
+    /// Keeps the name and the room of a container that may still come, until its engine has
+    /// answered for a while without it, or is no longer of the cluster.
+    fn keep_until_known(&self, reservation: Reservation) {
+        let cluster = self.clone();
+        self.inner.tasks.spawn(async move {
+            let lost_at = Instant::now();
+            if cluster
+                .listed_after(&reservation.addr, lost_at)
+                .await
+                .is_some()
+            {
+                let settled_at = Instant::now() + cluster.options().settle_after;
+                cluster.listed_after(&reservation.addr, settled_at).await;
+            }
+            drop(reservation);
+        });
+    }
+
+    /// Waits until an engine has listed its containers after a moment; `None` if it never will.
+    async fn listed_after(&self, addr: &EngineAddr, moment: Instant) -> Option<()> {
+        let mut snapshots = self.watch();
+        loop {
+            let is_healthy = {
+                let snapshot = snapshots.borrow_and_update();
+                let inventory = &snapshot.node(addr)?.inventory;
+                if inventory.listed_at.is_some_and(|at| at >= moment) {
+                    return Some(());
+                }
+                inventory.is_healthy()
+            };
+            let now = Instant::now();
+            if is_healthy && now >= moment {
+                self.refresh(addr, Refresh::Containers).await;
+            }
+            tokio::select! {
+                changed = snapshots.changed() => changed.ok()?,
+                () = tokio::time::sleep_until(moment.max(now + LISTING_PAUSE)) => {}
+            }
+        }
     }
 
     /// Has the create on record before an engine is asked; `None` if there is no memory.
@@ -308,7 +370,8 @@ impl Cluster {
                 let image = &draft.request.image;
                 let registries = &self.options().registries;
                 let auth = registries.auth_for(image, request.auth.as_ref()).await?;
-                node.client.pull(image, auth.as_ref()).await?;
+                let pulled = node.client.pull(image, auth.as_ref()).await;
+                pulled.map_err(CreateError::Pull)?;
                 Ok(node.client.create(version, &query, body).await?)
             }
             other => Ok(other?),
@@ -373,7 +436,7 @@ fn is_missing_image(error: &ClientError) -> bool {
 
 /// Whether a create failed for want of an image, on the node and in the registry.
 fn error_is_missing_image(error: &CreateError) -> bool {
-    let CreateError::Engine(error) = error else {
+    let Some(error) = error.of_engine() else {
         return false;
     };
     let text = error.to_string();

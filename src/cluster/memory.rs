@@ -56,7 +56,7 @@ use crate::{
     },
     engine::{
         inventory::{Container, Inventory, Specs, container::CpuShares},
-        monitor::Recall,
+        monitor::{Monitors, Recall},
         raw::RawObject,
     },
     model::address::EngineAddr,
@@ -74,7 +74,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(50);
 
 /// How often creates whose end is unknown are looked at.
-const SETTLE_INTERVAL: Duration = Duration::from_secs(5);
+const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many nodes are brought up to date at once.
 const CONCURRENT_NODES: usize = 8;
@@ -132,6 +132,8 @@ struct Desk {
     latest: HashMap<EngineAddr, Arc<Inventory>>,
     /// Creates that are not settled, by cluster-wide ID.
     intents: HashMap<Arc<str>, Intent>,
+    /// When engines were last asked what they hold for the sake of such creates.
+    asked: HashMap<EngineAddr, Instant>,
     saved: HashMap<EngineAddr, Saved>,
 }
 
@@ -286,6 +288,7 @@ impl Memory {
     pub async fn run(
         self,
         placement: Placement,
+        monitors: Monitors,
         leadership: Leadership,
         shutdown: CancellationToken,
     ) {
@@ -314,12 +317,13 @@ impl Memory {
             }
             if std::mem::take(&mut stands_by) {
                 self.take_over();
+                monitors.recall_again();
             }
             if !is_tidy && !is_last {
                 is_tidy = self.start(&placement).await;
             }
             let took = self.write_pending().await;
-            let waits = self.settle_rest().await;
+            let waits = self.settle_rest(&monitors).await;
             if is_last {
                 return;
             }

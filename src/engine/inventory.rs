@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{
     engine::{health::Status, raw::RawObject},
@@ -48,6 +49,8 @@ pub struct Inventory {
     pub networks: Arc<Vec<Arc<Network>>>,
     /// Volumes, in the engine's order.
     pub volumes: Arc<Vec<Arc<Volume>>>,
+    /// When the engine last listed all its containers; `None` if it never did.
+    pub listed_at: Option<Instant>,
     /// Whether all this is what an earlier process saw, and nothing was heard since.
     pub is_recalled: bool,
 }
@@ -116,6 +119,7 @@ impl Inventory {
             images: Arc::default(),
             networks: Arc::default(),
             volumes: Arc::default(),
+            listed_at: None,
             is_recalled: false,
         }
     }

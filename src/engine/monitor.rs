@@ -140,6 +140,8 @@ pub trait Recall: Send + Sync {
 enum Command {
     Refresh(Refresh, oneshot::Sender<()>),
     Failure(String),
+    /// To learn what others saw last, if the engine is down.
+    Recall(Arc<dyn Recall>, Unheard),
 }
 
 /// The monitors of all engines of the cluster.
@@ -287,6 +289,19 @@ impl Monitors {
         let all = hearing.wait_for(|hearing| hearing.is_listed && hearing.unheard == 0);
         // The sender is ours.
         let _ = all.await;
+    }
+
+    /// Has engines that are down recalled again: somebody else may have seen them later than this
+    /// process did. [`Monitors::heard`] waits for it.
+    pub fn recall_again(&self) {
+        let Some(recall) = &self.inner.recall else {
+            return;
+        };
+        for handle in self.running().values() {
+            let command = Command::Recall(Arc::clone(recall), self.unheard());
+            // A full queue means the monitor is busy with an engine that answers.
+            let _ = handle.commands.try_send(command);
+        }
     }
 
     fn unheard(&self) -> Unheard {
@@ -445,6 +460,22 @@ impl Monitor {
         }
     }
 
+    /// Adds what somebody else saw of an engine that is down now.
+    async fn recall_more(&mut self, recall: &dyn Recall) {
+        if !self.inventory.is_validated() {
+            return self.recall().await;
+        }
+        match recall.recall(&self.inventory.addr).await {
+            Ok(Some(seen)) => {
+                for (id, container) in seen.containers {
+                    self.inventory.containers.entry(id).or_insert(container);
+                }
+            }
+            Ok(None) => {}
+            Err(reason) => debug!(reason, "cannot recall the engine again"),
+        }
+    }
+
     async fn connect_and_follow(&mut self) -> End {
         match self.validate().await {
             Ok(events) => self.follow(events).await,
@@ -571,6 +602,8 @@ impl Monitor {
                 debug!(error, "a call to the engine failed, looking for ourselves");
                 self.learn_specs().await
             }
+            // The engine itself knows best.
+            Command::Recall(..) => Ok(()),
         }
     }
 
@@ -657,6 +690,16 @@ impl Monitor {
             match command {
                 None => return Wait::Stopped,
                 Some(Command::Failure(_)) => {}
+                Some(Command::Recall(recall, unheard)) => {
+                    let stop = self.stop.clone();
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return Wait::Stopped,
+                        () = self.recall_more(&*recall) => {}
+                    }
+                    self.unheard.get_or_insert(unheard);
+                    self.publish(Vec::new()).await;
+                }
                 // The engine is down. Whoever waits must not wait for the back-off, only until
                 // everybody knows.
                 Some(Command::Refresh(_, done)) => {

@@ -242,6 +242,7 @@ fn options() -> Options {
         failure_limit: NonZeroU32::MIN,
         overcommit: 0.0,
         create_retries: 0,
+        settle_after: Duration::from_millis(100),
         cpu_shares: CpuShares::Cores,
         event_queue: 1000,
         heartbeat: Duration::from_secs(3600),

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use skep::{
     cluster::{
         create::{CreateError, CreateRequest},
+        election::{self, Leadership},
         memory::{Memory, Options},
     },
     engine::{health::Status, inventory::container::CpuShares, raw::RawObject},
@@ -22,6 +23,7 @@ use skep::{
     },
 };
 use skep_fleet::{Fault, Fleet};
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{BODY, Bench, PATIENCE};
 
@@ -116,6 +118,10 @@ impl Stage {
     }
 
     fn start(&self, optional: bool) -> Bench {
+        self.start_as(optional, Leadership::alone())
+    }
+
+    fn start_as(&self, optional: bool, leadership: Leadership) -> Bench {
         let options = Options {
             prefix: "test".to_owned(),
             optional,
@@ -125,7 +131,9 @@ impl Stage {
         };
         let store: Arc<dyn Store> = Arc::clone(&self.store) as _;
         let memory = Memory::new(store, options);
-        Bench::over_with(Arc::clone(&self.fleet), Some(memory), |_| {})
+        Bench::over_with(Arc::clone(&self.fleet), Some(memory), |options| {
+            options.leadership = leadership;
+        })
     }
 
     async fn start_healthy(&self) -> Bench {
@@ -305,6 +313,111 @@ async fn the_name_of_a_create_that_a_dead_manager_began_is_kept_until_that_is_se
     };
     tokio::time::timeout(PATIENCE, create).await.unwrap();
     assert_eq!(stage.store.get(key).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_name_of_a_create_whose_answer_was_lost_is_kept_until_the_engine_answers() {
+    let stage = Stage::new(2, 0).await;
+    let bench = stage.start_healthy().await;
+    for engine in stage.fleet.engines() {
+        engine.set_fault_on("POST /containers/create", Fault::Hang);
+    }
+    let lost = async {
+        let error = bench.create("web", BODY).await.unwrap_err();
+        assert!(matches!(error, CreateError::Engine(_)), "{error}");
+    };
+    let engines = stage.fleet.engines();
+    let asked = |at: &usize| engines[*at].requests("POST /containers/create") > 0;
+    let death = async {
+        let at = loop {
+            match (0..2).find(asked) {
+                Some(at) => break at,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        engines[at].die();
+        at
+    };
+    let both = async { tokio::join!(lost, death) };
+    let ((), dead) = tokio::time::timeout(PATIENCE, both).await.unwrap();
+    for engine in stage.fleet.engines() {
+        engine.clear_faults();
+    }
+    bench
+        .until("the node is unhealthy", |_| {
+            bench.status(dead) == Some(Status::Unhealthy)
+        })
+        .await;
+    let error = bench.create("web", BODY).await.unwrap_err();
+    assert!(matches!(error, CreateError::NameTaken(_)), "{error}");
+    let intents = stage.store.store.list("test/creates").await.unwrap();
+    assert_eq!(intents.entries.len(), 1);
+
+    stage.fleet.engine(dead).come_back();
+    stage.until_settled().await;
+    let create = async {
+        while let Err(error) = bench.create("web", BODY).await {
+            assert!(matches!(error, CreateError::NameTaken(_)), "{error}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, create).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_takes_over_knows_what_the_leader_made_on_a_node_that_is_down() {
+    let stage = Stage::new(2, 1).await;
+    let leadership = Leadership::contested(election::Options {
+        advertise: "127.0.0.1:1".to_owned(),
+        ttl: Duration::from_secs(60),
+    });
+    let bench = stage.start_as(false, leadership.clone());
+    let (down, seen) = (stage.fleet.engine(1), stage.fleet.engine(1).containers());
+    let seen = &seen[0];
+    bench
+        .until("all containers are seen", |snapshot| {
+            snapshot.container(&seen.id.to_string()).is_some() && bench.status(0).is_some()
+        })
+        .await;
+    down.die();
+    bench
+        .until("the node is unhealthy", |_| {
+            bench.status(1) == Some(Status::Unhealthy)
+        })
+        .await;
+
+    // The leader saw one container more than its replica.
+    let id = "f".repeat(64);
+    let made = ["late", &id, &down.addr().to_string()];
+    for (key, value) in record_of_one(made) {
+        stage.store.put(&key, value.into()).await.unwrap();
+    }
+    let store: Arc<dyn Store> = Arc::clone(&stage.store) as _;
+    let stop = CancellationToken::new();
+    let election = tokio::spawn(leadership.run(store, "test".to_owned(), stop.clone()));
+    let snapshot = bench
+        .until("the container is known", |snapshot| {
+            snapshot.container("late").is_some()
+        })
+        .await;
+    assert!(snapshot.container(&seen.id.to_string()).is_some());
+    let error = bench.create("late", BODY).await.unwrap_err();
+    assert!(matches!(error, CreateError::NameTaken(_)), "{error}");
+    stop.cancel();
+    election.await.unwrap();
+}
+
+/// Records of a node and of a container on it: name, ID, address.
+fn record_of_one([name, id, addr]: [&str; 3]) -> [(String, String); 2] {
+    let node = r#"{"Specs":{"Id":"e","Name":"node-2"},"SeenAt":"2026-01-01T00:00:00Z"}"#;
+    let entry =
+        format!(r#"{{"Id":"{id}","Names":["/{name}"],"Image":"busybox","State":"running"}}"#);
+    let inspect = format!(r#"{{"Id":"{id}","Name":"/{name}","Config":{{}},"HostConfig":{{}}}}"#);
+    let container = format!(r#"{{"Entry":{entry},"Inspect":{inspect}}}"#);
+    [
+        (format!("test/nodes/{addr}"), node.to_owned()),
+        (format!("test/containers/{addr}/{id}"), container),
+    ]
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 //!
 //! Key: `creates/<cluster-wide ID>`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -16,10 +16,17 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{CreateRecord, Memory, SETTLE_INTERVAL};
+use super::{CreateRecord, Memory};
 use crate::{
-    cluster::placement::{NameReservation, Placement},
-    engine::{inventory::Inventory, raw::RawObject},
+    cluster::{
+        create::LISTING_PAUSE,
+        placement::{NameReservation, Placement},
+    },
+    engine::{
+        inventory::Inventory,
+        monitor::{Monitors, Refresh},
+        raw::RawObject,
+    },
     model::address::EngineAddr,
     store::StoreError,
 };
@@ -44,8 +51,10 @@ enum Fate {
     UnderWay,
     /// It was made and seen, at this moment.
     Made(Instant),
-    /// It may be there or come, since this moment.
+    /// It may be there or come, since this moment; the engine was not heard since.
     Unknown(Instant),
+    /// The engine answers; what it does not list after this moment will not come.
+    Answered(Instant),
     /// It is on record, or there is none: the intent has to go.
     Over,
 }
@@ -216,29 +225,61 @@ impl Memory {
 
     /// Deletes the intents that nothing will come of, or that did their service. Returns whether
     /// some may still be settled by time alone.
-    pub(super) async fn settle_rest(&self) -> bool {
-        let mut over = Vec::new();
+    pub(super) async fn settle_rest(&self, monitors: &Monitors) -> bool {
+        let (mut over, mut unsure) = (Vec::new(), BTreeSet::new());
         let mut waits = false;
         {
-            let desk = self.desk();
-            for (swarm_id, intent) in &desk.intents {
-                let (since, patience) = match intent.fate {
-                    Fate::UnderWay => continue,
-                    Fate::Over => {
-                        over.push(Arc::clone(swarm_id));
-                        continue;
-                    }
-                    // Its record comes first, or it was removed before there was one.
-                    Fate::Made(since) => (since, SETTLE_INTERVAL),
-                    Fate::Unknown(since) => (since, self.inner.options.settle_after),
-                };
-                waits = true;
+            let mut desk = self.desk();
+            let desk = &mut *desk;
+            for (swarm_id, intent) in &mut desk.intents {
                 let inventory = desk.latest.get(&intent.addr);
-                let is_absent = || inventory.is_some_and(|inventory| !holds(inventory, swarm_id));
-                if since.elapsed() > patience && is_absent() {
+                let listed_at = inventory.and_then(|inventory| inventory.listed_at);
+                let is_healthy = inventory.is_some_and(|inventory| inventory.is_healthy());
+                let is_absent = || inventory.is_some_and(|all| !holds(all, swarm_id));
+                let is_over = match intent.fate {
+                    Fate::UnderWay => continue,
+                    Fate::Over => true,
+                    // Its record comes first, or it was removed before there was one.
+                    Fate::Made(since) => {
+                        since.elapsed() > self.inner.options.settle_after && is_absent()
+                    }
+                    Fate::Unknown(since) => {
+                        if listed_at.is_some_and(|at| at >= since) {
+                            let until = Instant::now() + self.inner.options.settle_after;
+                            intent.fate = Fate::Answered(until);
+                        } else if is_healthy {
+                            unsure.insert(intent.addr.clone());
+                        }
+                        false
+                    }
+                    Fate::Answered(until) if listed_at.is_some_and(|at| at >= until) => is_absent(),
+                    Fate::Answered(until) => {
+                        if is_healthy && until <= Instant::now() {
+                            unsure.insert(intent.addr.clone());
+                        }
+                        false
+                    }
+                };
+                if is_over {
                     over.push(Arc::clone(swarm_id));
+                } else {
+                    waits = true;
                 }
             }
+            // An engine is asked by one at a time, and not more often than it is looked at.
+            unsure.retain(|addr| {
+                let asked_at = desk.asked.get(addr);
+                asked_at.is_none_or(|at| at.elapsed() >= LISTING_PAUSE)
+            });
+            for addr in &unsure {
+                desk.asked.insert(addr.clone(), Instant::now());
+            }
+            desk.asked.retain(|_, at| at.elapsed() < LISTING_PAUSE);
+        }
+        for addr in unsure {
+            let monitors = monitors.clone();
+            // Bounded by the deadline of a refresh; nobody waits for it.
+            tokio::spawn(async move { monitors.refresh(&addr, Refresh::Containers).await });
         }
         self.delete_intents(over).await;
         waits

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use chrono::Utc;
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::{Monitor, MonitorError};
 use crate::engine::{
@@ -81,6 +82,8 @@ impl Monitor {
     /// Lists all containers and inspects those that are new or look different.
     pub(super) async fn list_containers(&mut self) -> Result<(), MonitorError> {
         let client = self.client();
+        // What comes while the engine lists may be missing.
+        let asked_at = Instant::now();
         let entries = client.containers(None).await?;
         let mut kept = imbl::OrdMap::new();
         let mut changed = Vec::new();
@@ -99,6 +102,7 @@ impl Monitor {
             kept.insert(Arc::clone(&container.id), container);
         }
         self.inventory.containers = kept;
+        self.inventory.listed_at = Some(asked_at);
         Ok(())
     }
 
