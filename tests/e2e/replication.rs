@@ -45,7 +45,8 @@ struct Manager {
 
 struct Stage {
     fleet: Fleet,
-    server: Server,
+    /// Of one store.
+    servers: Vec<Server>,
     /// Where the server is, if each manager has a way of its own to it.
     island: Option<Arc<Island>>,
     ttl: String,
@@ -108,9 +109,13 @@ impl Manager {
 
 impl Stage {
     async fn new(kind: Kind, ttl: &str) -> Self {
+        Self::over(vec![Server::start(kind)], ttl).await
+    }
+
+    async fn over(servers: Vec<Server>, ttl: &str) -> Self {
         Self {
             fleet: Fleet::builder().engines(4).start().await.unwrap(),
-            server: Server::start_with(kind, Extra::default()),
+            servers,
             island: None,
             ttl: ttl.to_owned(),
             managers: Vec::new(),
@@ -131,13 +136,15 @@ impl Stage {
             island: Some(Arc::clone(&island)),
             ..Extra::default()
         };
-        let mut stage = Self {
-            fleet: Fleet::builder().engines(4).start().await.unwrap(),
-            server: Server::start_with(kind, extra),
-            island: Some(island),
-            ttl: ttl.to_owned(),
-            managers: Vec::new(),
-        };
+        let mut stage = Self::over(vec![Server::start_with(kind, extra)], ttl).await;
+        stage.island = Some(island);
+        stage.add_all().await;
+        stage
+    }
+
+    /// Managers, the first of which leads, each on a server of its own of one store.
+    async fn with_servers(kind: Kind, ttl: &str) -> Self {
+        let mut stage = Self::over(Server::start_several(kind, MANAGERS), ttl).await;
         stage.add_all().await;
         stage
     }
@@ -158,11 +165,13 @@ impl Stage {
     fn options(&self) -> [String; 5] {
         let engines = self.fleet.engines();
         let addrs: Vec<String> = engines.iter().map(|e| e.addr().to_string()).collect();
+        let number = self.managers.len();
+        let server = &self.servers[number % self.servers.len()];
         [
             "--store".to_owned(),
             match &self.island {
-                Some(_) => format!("{}/test", self.server.url_by(self.managers.len() as u8)),
-                None => format!("{}/test", self.server.url()),
+                Some(_) => format!("{}/test", server.url_by(number as u8)),
+                None => format!("{}/test", server.url()),
             },
             "--replication-ttl".to_owned(),
             self.ttl.clone(),
@@ -197,6 +206,24 @@ impl Stage {
                 }
             }
             assert!(Instant::now() < end, "no agreement: {roles:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until a leader has seen that it is none any more, and another leads.
+    async fn await_replaced(&self, leader: usize) {
+        let nobody = Role::Replica(String::new());
+        self.managers[leader].await_role(nobody, PATIENCE).await;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut roles = Vec::new();
+            for at in (0..MANAGERS).filter(|at| *at != leader) {
+                roles.push(self.managers[at].role().await);
+            }
+            if roles.contains(&Some(Role::Primary)) {
+                return;
+            }
+            assert!(Instant::now() < end, "nobody takes over: {roles:?}");
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -435,8 +462,8 @@ async fn managers_that_start_together_agree(kind: Kind) {
 async fn a_store_that_comes_back_empty_has_one_leader(kind: Kind) {
     let mut stage = Stage::with_managers(kind, "4s").await;
     create(&stage.managers[0].docker(), "xx").await.unwrap();
-    stage.server.wipe();
-    stage.server.restart();
+    stage.servers[0].wipe();
+    stage.servers[0].restart();
     stage.await_agreement().await;
     for manager in &stage.managers {
         assert!(has(&names(&manager.docker()).await, "xx"));
@@ -447,7 +474,7 @@ async fn a_store_that_comes_back_empty_has_one_leader(kind: Kind) {
 async fn without_the_store_nobody_leads_for_long(kind: Kind) {
     let mut stage = Stage::with_managers(kind, "4s").await;
     create(&stage.managers[0].docker(), "xx").await.unwrap();
-    stage.server.signal("STOP");
+    stage.servers[0].signal("STOP");
     let nobody = Role::Replica(String::new());
     stage.managers[0].await_role(nobody.clone(), PATIENCE).await;
     // A create waits for a leader rather than to be refused or made by a manager that is none.
@@ -470,12 +497,12 @@ async fn without_the_store_nobody_leads_for_long(kind: Kind) {
             .sum()
     };
     assert_eq!(count(), 1);
-    stage.server.signal("CONT");
+    stage.servers[0].signal("CONT");
     stage.await_agreement().await;
     asked.await.unwrap();
     assert_eq!(count(), 2);
-    stage.server.kill();
-    stage.server.restart();
+    stage.servers[0].kill();
+    stage.servers[0].restart();
     stage.await_agreement().await;
     create_soon(&stage.managers[2].docker(), "zz").await;
 }
@@ -490,23 +517,27 @@ async fn a_leader_cut_off_from_the_store_gives_way(kind: Kind) {
         let leader = stage.await_agreement().await;
         let way = leader as u8;
         island.cut(way);
-        let nobody = Role::Replica(String::new());
-        stage.managers[leader].await_role(nobody, PATIENCE).await;
-        let end = Instant::now() + PATIENCE;
-        let others = |at: usize| at != leader;
-        loop {
-            let mut roles = Vec::new();
-            for at in (0..MANAGERS).filter(|at| others(*at)) {
-                roles.push(stage.managers[at].role().await);
-            }
-            if roles.contains(&Some(Role::Primary)) {
-                break;
-            }
-            assert!(Instant::now() < end, "nobody takes over: {roles:?}");
-            sleep(Duration::from_millis(50)).await;
-        }
+        stage.await_replaced(leader).await;
         await_created(&ledger, 20).await;
         island.mend(way);
+        stage.await_agreement().await;
+        await_created(&ledger, 20).await;
+    }
+    load.stop().await;
+    ledger.lock().unwrap().check(&stage.fleet);
+}
+
+async fn managers_on_a_server_each_outlive_one_of_them(kind: Kind) {
+    let mut stage = Stage::with_servers(kind, "4s").await;
+    let ledger = Arc::default();
+    let load = stage.load(&ledger);
+    await_created(&ledger, 20).await;
+    for _ in 0..2 {
+        let leader = stage.await_agreement().await;
+        stage.servers[leader].kill();
+        stage.await_replaced(leader).await;
+        await_created(&ledger, 20).await;
+        stage.servers[leader].restart();
         stage.await_agreement().await;
         await_created(&ledger, 20).await;
     }
@@ -539,6 +570,7 @@ macro_rules! all {
             a_store_that_comes_back_empty_has_one_leader,
             without_the_store_nobody_leads_for_long,
             a_leader_cut_off_from_the_store_gives_way,
+            managers_on_a_server_each_outlive_one_of_them,
         ])*);
     };
 }

@@ -1,5 +1,7 @@
 //! Real servers of stores as processes of their own: etcd, Consul, ZooKeeper.
 //!
+//! Servers of one store know each other: what one is told, all know.
+//!
 //! A server listens on free ports of the loopback address and keeps its data in a directory of its
 //! own. It can be killed, stopped as SIGSTOP does, and started again on the same ports with the
 //! same data or with none.
@@ -43,7 +45,10 @@ pub struct Extra {
 pub struct Server {
     kind: Kind,
     directory: PathBuf,
-    ports: [u16; 4],
+    /// The ports of all servers of the store.
+    members: Vec<[u16; 4]>,
+    /// Which of them this one is.
+    number: usize,
     extra: Extra,
     child: Option<Child>,
 }
@@ -99,22 +104,52 @@ impl Server {
     ///
     /// There is no place for its data.
     pub fn prepare(kind: Kind, extra: Extra) -> Self {
-        let ports = free_ports();
-        let name = format!("skep-{}-{}-{}", kind.scheme(), std::process::id(), ports[0]);
+        Self::member(kind, extra, &free_ports(1), 0)
+    }
+
+    /// Starts several servers of one store, and returns once all of them answer.
+    ///
+    /// # Panics
+    ///
+    /// They cannot be started, or do not agree within a minute each.
+    pub fn start_several(kind: Kind, size: usize) -> Vec<Self> {
+        let members = free_ports(size);
+        let servers = 0..size;
+        let mut servers: Vec<Self> = servers
+            .map(|number| Self::member(kind, Extra::default(), &members, number))
+            .collect();
+        // None answers before most of them run.
+        for server in &mut servers {
+            server.spawn();
+        }
+        for server in &mut servers {
+            server.await_answer();
+        }
+        servers
+    }
+
+    fn member(kind: Kind, extra: Extra, members: &[[u16; 4]], number: usize) -> Self {
+        let first = members[number][0];
+        let name = format!("skep-{}-{}-{first}", kind.scheme(), std::process::id());
         let directory = env::temp_dir().join(name);
         fs::create_dir_all(&directory).expect("a directory");
         Self {
             kind,
             directory,
-            ports,
+            members: members.to_vec(),
+            number,
             extra,
             child: None,
         }
     }
 
+    fn ports(&self) -> [u16; 4] {
+        self.members[self.number]
+    }
+
     /// Where clients reach it.
     pub fn addr(&self) -> String {
-        format!("{}:{}", self.host(), self.ports[0])
+        format!("{}:{}", self.host(), self.ports()[0])
     }
 
     /// Its URL by one way to the island that it is on.
@@ -125,7 +160,7 @@ impl Server {
     pub fn url_by(&self, way: u8) -> String {
         let island = self.extra.island.as_ref().expect("an island");
         let (scheme, host) = (self.kind.scheme(), island.host(way));
-        format!("{scheme}://{host}:{}", self.ports[0])
+        format!("{scheme}://{host}:{}", self.ports()[0])
     }
 
     fn host(&self) -> String {
@@ -191,6 +226,11 @@ impl Server {
     /// It cannot be started, or does not answer within a minute.
     pub fn restart(&mut self) {
         self.kill();
+        self.spawn();
+        self.await_answer();
+    }
+
+    fn spawn(&mut self) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -211,11 +251,10 @@ impl Server {
             .stderr(errors)
             .spawn();
         self.child = Some(child.unwrap_or_else(|error| panic!("{command:?}: {error}")));
-        self.await_answer();
     }
 
     fn etcd(&self) -> Command {
-        let [client, peer, metrics, _] = self.ports;
+        let [client, peer, metrics, _] = self.ports();
         let scheme = if self.extra.tls.is_some() {
             "https"
         } else {
@@ -224,10 +263,15 @@ impl Server {
         let advertised = format!("{scheme}://{}:{client}", self.host());
         let client = format!("{scheme}://{}:{client}", self.listens_at());
         let peer = format!("http://127.0.0.1:{peer}");
+        let members = self.members.iter().enumerate();
+        let members: Vec<String> = members
+            .map(|(number, [_, peer, ..])| format!("m{number}=http://127.0.0.1:{peer}"))
+            .collect();
         let mut command = Command::new("etcd");
         command
-            .args(["--name", "a", "--initial-cluster"])
-            .arg(format!("a={peer}"))
+            .arg("--name")
+            .arg(format!("m{}", self.number))
+            .args(["--initial-cluster", &members.join(",")])
             .args(["--listen-client-urls", &client])
             .args(["--advertise-client-urls", &advertised])
             .args(["--listen-peer-urls", &peer])
@@ -247,15 +291,22 @@ impl Server {
     }
 
     fn consul(&self) -> Command {
-        let [http, server, lan, wan] = self.ports;
+        let [http, server, lan, wan] = self.ports();
         let (plain, protected) = match self.extra.tls {
             Some(_) => (-1, i32::from(http)),
             None => (i32::from(http), -1),
         };
+        let members = self.members.iter();
+        let others: Vec<String> = members
+            .filter(|ports| **ports != self.ports())
+            .map(|[_, _, lan, _]| format!("127.0.0.1:{lan}"))
+            .collect();
         let mut config = serde_json::json!({
             "server": true,
-            "bootstrap_expect": 1,
-            "node_name": "a",
+            "bootstrap_expect": self.members.len(),
+            "retry_join": others,
+            "retry_interval": "100ms",
+            "node_name": format!("m{}", self.number),
             "bind_addr": "127.0.0.1",
             "client_addr": self.listens_at(),
             "data_dir": self.directory.join("data"),
@@ -289,7 +340,7 @@ impl Server {
     }
 
     fn zookeeper(&self) -> Command {
-        let [client, ..] = self.ports;
+        let [client, ..] = self.ports();
         let (port, class) = match self.extra.tls {
             Some(_) => (
                 "secureClientPort",
@@ -300,13 +351,23 @@ impl Server {
                 "org.apache.zookeeper.server.NIOServerCnxnFactory",
             ),
         };
+        let data = self.directory.join("data");
         let mut config = format!(
             "dataDir={}\n{port}={client}\n{port}Address={}\ntickTime=500\n\
              serverCnxnFactory={class}\nadmin.enableServer=false\nmaxClientCnxns=0\n\
              4lw.commands.whitelist=*\n",
-            self.directory.join("data").display(),
+            data.display(),
             self.listens_at(),
         );
+        if self.members.len() > 1 {
+            config.push_str("initLimit=20\nsyncLimit=10\n");
+            for (number, [_, peer, election, _]) in self.members.iter().enumerate() {
+                let member = format!("server.{number}=127.0.0.1:{peer}:{election}\n");
+                config.push_str(&member);
+            }
+            fs::create_dir_all(&data).expect("a directory");
+            fs::write(data.join("myid"), self.number.to_string()).expect("a number");
+        }
         if let Some((cert, key, ca)) = &self.extra.tls {
             let pem = self.directory.join("server.pem");
             let both = [fs::read(cert), fs::read(key)].map(|file| file.expect("a PEM file"));
@@ -346,7 +407,7 @@ impl Server {
 
     /// Whether it does what it is there for, as far as it says.
     fn answers(&self) -> bool {
-        let [client, _, metrics, _] = self.ports;
+        let [client, _, metrics, _] = self.ports();
         let host = self.host();
         let ask = |port, text| ask((&host, port), text);
         match self.kind {
@@ -357,7 +418,7 @@ impl Server {
                 let answer = ask(client, "GET /v1/status/leader HTTP/1.0\r\n\r\n");
                 answer.contains("\"127.0.0.1:")
             }
-            Kind::ZooKeeper => ask(client, "srvr").contains("Mode: standalone"),
+            Kind::ZooKeeper => ask(client, "srvr").contains("Mode: "),
         }
     }
 }
@@ -412,9 +473,11 @@ fn ask(server: (&str, u16), text: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Ports that nothing listens on.
-fn free_ports() -> [u16; 4] {
+/// Ports that nothing listens on, for each of some servers.
+fn free_ports(servers: usize) -> Vec<[u16; 4]> {
     // All are held until all are found, so that they differ.
-    let listeners = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
+    let listener = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listeners: Vec<_> = (0..servers).map(|_| [(); 4].map(|()| listener())).collect();
+    let port = |listener: TcpListener| listener.local_addr().expect("an address").port();
+    listeners.into_iter().map(|four| four.map(port)).collect()
 }
