@@ -392,7 +392,8 @@ fn allow(config: &Config, from: &plugin_config::Allow) -> anyhow::Result<plugin:
     };
     let is_secure = |origin: &String| origin.starts_with("https:");
     let tls = if from.http.iter().any(is_secure) {
-        Some(Arc::new(tls::web(config.discovery.token_ca().as_deref())?))
+        let (ca, pair) = (config.discovery.token_ca(), config.discovery.token_pair());
+        Some(Arc::new(tls::web(ca.as_deref(), pair.as_ref())?))
     } else {
         None
     };

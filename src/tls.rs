@@ -24,6 +24,7 @@ mod reload;
 mod server;
 mod store;
 mod validity;
+mod web;
 
 use std::sync::Arc;
 
@@ -34,7 +35,8 @@ pub use self::{
     pem::{FileError, TlsError},
     reload::Reloader,
     server::Server,
-    store::{Pems, no_roots, web},
+    store::Pems,
+    web::{connector, web},
 };
 
 /// The protocol inside, as clients and engines name it in their hello.

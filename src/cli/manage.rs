@@ -170,6 +170,8 @@ pub enum OptionError {
     ReplicationTtl(DurationError),
     #[error("--replication-ttl should be a positive number")]
     ReplicationTtlNotPositive,
+    #[error("--replication-ttl must be at least one second")]
+    ReplicationTtlTooShort,
     #[error("Leader election is only supported with consul, etcd and zookeeper discovery.")]
     LeaderElection,
     #[error(transparent)]
@@ -383,7 +385,11 @@ impl ManageArgs {
             let nanos = duration::parse_nanos(text).map_err(OptionError::ReplicationTtl)?;
             let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0);
             let nanos = nanos.ok_or(OptionError::ReplicationTtlNotPositive)?;
-            config.replication.ttl = Duration::from_nanos(nanos);
+            let ttl = Duration::from_nanos(nanos);
+            if ttl < Duration::from_secs(1) {
+                return Err(OptionError::ReplicationTtlTooShort);
+            }
+            config.replication.ttl = ttl;
         }
         config.replication.advertise = Some(advertise.clone());
         Self::check_replication(config)

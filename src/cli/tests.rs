@@ -116,6 +116,10 @@ fn bad_options_get_the_classic_texts() {
             "--replication-ttl should be a positive number",
         ),
         (
+            "--replication --addr a:1 --replication-ttl 999ms",
+            "--replication-ttl must be at least one second",
+        ),
+        (
             "--replication --addr a:1",
             "Leader election is only supported with consul, etcd and zookeeper discovery.",
         ),

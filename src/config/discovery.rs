@@ -90,6 +90,12 @@ impl Discovery {
                     path.or(access).map(|reason| ("options", reason))
                 }
             },
+            "token" => {
+                let files = ["token.certfile", "token.keyfile"].map(|key| self.option(key));
+                let is_half = files[0].is_some() != files[1].is_some();
+                let reason = "`token.certfile` and `token.keyfile` need each other";
+                is_half.then(|| ("options", reason.to_owned()))
+            }
             "dns" => {
                 let server = self.option("dns.server")?;
                 let error = parse_server(server).err()?;
@@ -136,7 +142,13 @@ impl Discovery {
 
     /// The CAs of the option `token.cacertfile`.
     pub fn token_ca(&self) -> Option<PathBuf> {
-        self.option("token.cacertfile").map(PathBuf::from)
+        self.path("token.cacertfile")
+    }
+
+    /// What is shown to a server of tokens that asks for a certificate: the options
+    /// `token.certfile` and `token.keyfile`.
+    pub fn token_pair(&self) -> Option<(PathBuf, PathBuf)> {
+        self.path("token.certfile").zip(self.path("token.keyfile"))
     }
 
     /// Where in a store the nodes are, below the URL's path.
@@ -150,6 +162,10 @@ impl Discovery {
         Some(value.as_str()).filter(|value| !value.is_empty())
     }
 
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.option(key).map(PathBuf::from)
+    }
+
     /// The servers that keep the membership, if a store does.
     pub fn servers(&self) -> Option<ServersUrl> {
         self.url.as_ref()?.to_string().parse().ok()
@@ -159,11 +175,10 @@ impl Discovery {
     /// which all three are needed for TLS, as with classic Swarm; `kv.user` with `kv.passwordfile`;
     /// `kv.tokenfile`.
     pub fn access(&self) -> Access {
-        let path = |key: &str| self.option(key).map(PathBuf::from);
         let tls = match (
-            path("kv.cacertfile"),
-            path("kv.certfile"),
-            path("kv.keyfile"),
+            self.path("kv.cacertfile"),
+            self.path("kv.certfile"),
+            self.path("kv.keyfile"),
         ) {
             (Some(ca), Some(cert), Some(key)) => Some(StoreTls {
                 ca,
@@ -173,8 +188,8 @@ impl Discovery {
         };
         Access {
             user: self.option("kv.user").map(str::to_owned),
-            password_file: path("kv.passwordfile"),
-            token_file: path("kv.tokenfile"),
+            password_file: self.path("kv.passwordfile"),
+            token_file: self.path("kv.tokenfile"),
             tls,
         }
     }

@@ -20,7 +20,7 @@ use super::{
     },
     host::Host,
 };
-use crate::model::cause::innermost;
+use crate::{model::cause::innermost, tls};
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 4 << 20;
@@ -54,16 +54,7 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(grant: &HttpGrant) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let config = grant.tls.as_deref().cloned();
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config.unwrap_or_else(crate::tls::no_roots))
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
+        let connector = tls::connector(grant.tls.as_deref().cloned(), CONNECT_TIMEOUT);
         let origins = grant.origins.iter();
         Self {
             origins: origins

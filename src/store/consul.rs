@@ -49,9 +49,6 @@ const WAIT: Duration = Duration::from_secs(55);
 /// The shortest TTL that Consul takes unless told otherwise.
 const MIN_TTL: Duration = Duration::from_secs(10);
 
-/// A silent connection is checked this often.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
-
 /// The pause after a failed attempt.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -168,22 +165,11 @@ impl Consul {
     /// A store at these servers. They are asked when the store is, so that one that is away now is
     /// no error.
     pub fn new(options: Options) -> Self {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(options.timeout));
-        http.set_keepalive(Some(KEEP_ALIVE));
-        http.set_keepalive_interval(Some(KEEP_ALIVE));
-        http.set_keepalive_retries(Some(2));
         let (scheme, config) = match &options.tls {
-            Some(pems) => ("https", pems.config()),
-            None => ("http", tls::no_roots()),
+            Some(pems) => ("https", Some(pems.config())),
+            None => ("http", None),
         };
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        let connector = tls::connector(config, options.timeout);
         let token = match &options.credentials {
             Some(Credentials::Token(token)) => HeaderValue::from_str(token).ok().map(secret),
             _ => None,

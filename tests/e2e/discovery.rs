@@ -38,12 +38,12 @@ const SKEP: &str = env!("CARGO_BIN_EXE_skep");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `skep join`; killed when dropped.
-struct Agent {
+pub(crate) struct Agent {
     child: Child,
 }
 
 impl Agent {
-    fn start(advertise: &str, options: &[&str]) -> Self {
+    pub(crate) fn start(advertise: &str, options: &[&str]) -> Self {
         Self::start_with(advertise, options, Stdio::null())
     }
 
@@ -100,12 +100,12 @@ impl Drop for Agent {
     }
 }
 
-fn addrs(fleet: &Fleet) -> Vec<String> {
+pub(crate) fn addrs(fleet: &Fleet) -> Vec<String> {
     let engines = fleet.engines().iter();
     engines.map(|engine| engine.addr().to_string()).collect()
 }
 
-async fn fleet(engines: usize) -> Fleet {
+pub(crate) async fn fleet(engines: usize) -> Fleet {
     Fleet::builder().engines(engines).start().await.unwrap()
 }
 
@@ -122,7 +122,7 @@ async fn shown(manager: SocketAddr, fleet: &Fleet) -> BTreeSet<String> {
 }
 
 /// Waits until a manager shows these engines.
-async fn await_shown(manager: SocketAddr, fleet: &Fleet, wanted: &[&str]) {
+pub(crate) async fn await_shown(manager: SocketAddr, fleet: &Fleet, wanted: &[&str]) {
     let wanted: BTreeSet<String> = wanted.iter().map(|addr| (*addr).to_owned()).collect();
     let end = Instant::now() + PATIENCE;
     loop {
@@ -136,7 +136,7 @@ async fn await_shown(manager: SocketAddr, fleet: &Fleet, wanted: &[&str]) {
 }
 
 /// What `skep list` prints.
-fn listed(url: &str, options: &[&str]) -> Result<BTreeSet<String>, String> {
+pub(crate) fn listed(url: &str, options: &[&str]) -> Result<BTreeSet<String>, String> {
     let output = Command::new(SKEP)
         .args(["list", url])
         .args(options)
@@ -149,7 +149,7 @@ fn listed(url: &str, options: &[&str]) -> Result<BTreeSet<String>, String> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-async fn await_listed(url: &str, options: &[&str], wanted: &[&str]) {
+pub(crate) async fn await_listed(url: &str, options: &[&str], wanted: &[&str]) {
     let wanted: BTreeSet<String> = wanted.iter().map(|addr| (*addr).to_owned()).collect();
     let end = Instant::now() + PATIENCE;
     loop {

@@ -10,6 +10,7 @@
 //! A test asks for a [`bed::Bed`] and gets a fleet that nobody else uses and that is empty, with a
 //! daemon of its own. Tests need no cleaning up: the next one empties the fleet before it starts.
 
+mod access;
 mod bed;
 mod docker;
 mod fleet;

@@ -307,7 +307,7 @@ fn has(names: &[String], name: &str) -> bool {
 
 /// Creates a container as soon as a manager leads that can. One that failed in between may keep the
 /// name until it is sure that there is no container.
-async fn create_soon(docker: &Docker, name: &str) {
+pub(crate) async fn create_soon(docker: &Docker, name: &str) {
     let end = Instant::now() + PATIENCE;
     while let Err(error) = create(docker, name).await {
         let is_passing = matches!(

@@ -424,8 +424,8 @@ async fn any_of_several_servers_will_do(kind: Kind) {
     assert_eq!(keys(&store.list("e").await.unwrap()), ["e/a"]);
 }
 
-async fn who_is_not_let_in_is_told_so(kind: Kind) {
-    let directory = tempfile::tempdir().unwrap();
+/// A server that wants to know who asks, whom it knows, and whom it does not.
+pub(crate) async fn guarded(kind: Kind, directory: &TempDir) -> (Server, Access, Access) {
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);
         fs::write(&path, text).unwrap();
@@ -440,7 +440,7 @@ async fn who_is_not_let_in_is_told_so(kind: Kind) {
         token_file: Some(file(token, token)),
         ..Access::default()
     };
-    let (server, good, bad) = match kind {
+    match kind {
         Kind::Etcd => {
             let server = Server::start(kind);
             let mut client = etcd_client::Client::connect([server.addr()], None)
@@ -466,7 +466,12 @@ async fn who_is_not_let_in_is_told_so(kind: Kind) {
             user("ann", "secret"),
             user("ann", "wrong"),
         ),
-    };
+    }
+}
+
+async fn who_is_not_let_in_is_told_so(kind: Kind) {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, good, bad) = guarded(kind, &directory).await;
     let store = open(&server.url(), &good);
     await_back(&*store).await;
     store.put("a/a", bytes("1")).await.unwrap();
@@ -487,8 +492,9 @@ async fn who_is_not_let_in_is_told_so(kind: Kind) {
     assert_eq!(value(&*store, "a/a").await.as_deref(), Some("1"));
 }
 
-async fn servers_and_clients_show_certificates(kind: Kind) {
-    let directory = tempfile::tempdir().unwrap();
+/// A server that speaks TLS and wants a certificate of its clients, one that is let in, and two
+/// that are not: one does not trust the server, one has no certificate.
+pub(crate) fn encrypted(kind: Kind, directory: &TempDir) -> (Server, Access, [Access; 2]) {
     let authority = Authority::new("stores");
     let server = authority.issue(&Certificate::server(&["127.0.0.1"]).both_ways());
     let client = authority.issue(&Certificate::client());
@@ -516,15 +522,22 @@ async fn servers_and_clients_show_certificates(kind: Kind) {
         }),
         ..Access::default()
     };
-    let store = open(&server.url(), &access(&ca, Some(pair.clone())));
+    let other = path("other.pem", &stranger.cert);
+    let refused = [access(&other, Some(pair.clone())), access(&ca, None)];
+    (server, access(&ca, Some(pair)), refused)
+}
+
+async fn servers_and_clients_show_certificates(kind: Kind) {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, good, refused) = encrypted(kind, &directory);
+    let store = open(&server.url(), &good);
     await_back(&*store).await;
     store.put("t/a", bytes("1")).await.unwrap();
     let session = store.session(Duration::from_secs(5)).await.unwrap();
     session.put("t/b", bytes("1")).await.unwrap();
     assert_eq!(keys(&store.list("t").await.unwrap()), ["t/a", "t/b"]);
-    let other = path("other.pem", &stranger.cert);
-    for refused in [access(&other, Some(pair)), access(&ca, None)] {
-        let error = open(&server.url(), &refused).get("t/a").await.unwrap_err();
+    for access in refused {
+        let error = open(&server.url(), &access).get("t/a").await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     }
 }
