@@ -7,29 +7,29 @@
 //! its own, whose keys are ephemeral nodes; the server decides how long it lasts, between 2 and 20
 //! of its ticks.
 
-use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::Mutex,
-    task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use zookeeper_client::{
-    Acls, AddWatchMode, Client, CreateMode, CreateOptions, Error, EventType, MultiWriteError,
-    MultiWriteResult, PersistentWatcher, SessionState, Stat, TlsOptions, WatchedEvent,
+    Acls, Client, CreateMode, CreateOptions, Error, MultiWriteError, MultiWriteResult,
+    SessionState, Stat, TlsOptions,
 };
 
+use self::{session::OwnSession, watch::Follower};
 use super::{
-    Change, Entry, Expected, Known, Listing, Revision, Session, Store, StoreError, Watch,
-    check_key, check_value, is_below,
-    lease::{Lease, Renewed},
+    Entry, Expected, Listing, Revision, Session, Store, StoreError, Watch, check_key, check_value,
     servers::{Credentials, Options},
 };
+
+mod session;
+mod watch;
 
 /// The largest value, in bytes. A server takes 1 MiB less one byte in one packet unless told
 /// otherwise, with the path in it.
@@ -46,9 +46,6 @@ const IN_FLIGHT: usize = 64;
 
 /// The pause after a failed attempt.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest pause before a watch is started again.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// The owner of container nodes.
 const CONTAINER: i64 = i64::MIN;
@@ -498,260 +495,11 @@ impl Store for ZooKeeper {
 
     async fn watch(&self, from: Listing) -> Result<Box<dyn Watch>, StoreError> {
         check_key(&from.prefix)?;
-        let mut watch = Follower {
-            store: self.clone(),
-            known: Known::new(&from),
-            prefix: from.prefix,
-            watcher: None,
-            touched: BTreeSet::new(),
-            found: Vec::new(),
-            pause: PAUSE,
-        };
-        watch.catch_up().await?;
-        Ok(Box::new(watch))
+        Ok(Box::new(Follower::start(self.clone(), from).await?))
     }
 
     async fn session(&self, ttl: Duration) -> Result<Box<dyn Session>, StoreError> {
-        let sent = Instant::now();
-        let connected = timeout(self.inner.timeout, self.connect(ttl)).await;
-        let client = match connected {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(self.failed("", error)),
-            Err(_) => return Err(self.unavailable("no answer in time".to_owned())),
-        };
-        let ttl = client.session_timeout();
-        let lease = Lease::new(sent, ttl);
-        let (store, own) = (self.clone(), client.clone());
-        let renew = move || {
-            let (store, client) = (store.clone(), own.clone());
-            async move {
-                // Its library keeps the session alive; this tells us that it is.
-                match client.check_stat("/").await {
-                    Ok(_) => Ok(Renewed::For(ttl)),
-                    Err(Error::SessionExpired | Error::ClientClosed | Error::AuthFailed) => {
-                        Ok(Renewed::Gone)
-                    }
-                    Err(error) => Err(store.failed("", error)),
-                }
-            }
-        };
-        let keeper = tokio::spawn(lease.clone().keep(ttl, renew));
-        Ok(Box::new(OwnSession {
-            store: self.clone(),
-            client: Some(client),
-            lease,
-            keeper,
-        }))
-    }
-}
-
-/// A watch: events of all nodes below a prefix, and a listing wherever some may be missing.
-struct Follower {
-    store: ZooKeeper,
-    prefix: String,
-    known: Known,
-    watcher: Option<PersistentWatcher>,
-    /// Keys of nodes that events have named, and that were not looked at since.
-    touched: BTreeSet<String>,
-    /// Found and not told yet.
-    found: Vec<Change>,
-    pause: Duration,
-}
-
-impl Follower {
-    async fn catch_up(&mut self) -> Result<(), StoreError> {
-        let path = path_of(&self.prefix);
-        let watcher = self
-            .store
-            .read(|client| {
-                let path = path.clone();
-                async move { client.watch(&path, AddWatchMode::PersistentRecursive).await }
-            })
-            .await?;
-        let listing = self.store.list(&self.prefix).await?;
-        self.touched.clear();
-        self.found.extend(self.known.advance_to(listing));
-        self.watcher = Some(watcher);
-        Ok(())
-    }
-
-    /// Notes what an event is about. An event of the connection means that others may be missing.
-    fn note(&mut self, event: &WatchedEvent) {
-        if event.event_type == EventType::Session {
-            self.watcher = None;
-            return;
-        }
-        let key = event.path.trim_start_matches('/');
-        if is_below(key, &self.prefix) && check_key(key).is_ok() {
-            self.touched.insert(key.to_owned());
-        }
-    }
-
-    /// Looks at the keys that events have named.
-    async fn look(&mut self) -> Result<(), StoreError> {
-        while let Some(key) = self.touched.first().cloned() {
-            let entry = self
-                .store
-                .read(|client| {
-                    let key = key.clone();
-                    // The server that told of the change knows it.
-                    async move { read_key(&client, &key, false).await }
-                })
-                .await?;
-            let change = match entry {
-                Some(entry) => Change::Put(entry),
-                None => Change::Deleted(key.clone()),
-            };
-            if self.known.note(&change) {
-                self.found.push(change);
-            }
-            self.touched.remove(&key);
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Watch for Follower {
-    async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
-        loop {
-            let outcome = if self.watcher.is_none() {
-                self.catch_up().await
-            } else {
-                self.look().await
-            };
-            match outcome {
-                Ok(()) => self.pause = PAUSE,
-                Err(error @ StoreError::Unavailable { .. }) => {
-                    debug!(%error, "watching again later");
-                    self.watcher = None;
-                    sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(MAX_PAUSE);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            }
-            if !self.found.is_empty() {
-                return Ok(std::mem::take(&mut self.found));
-            }
-            let mut event = match &mut self.watcher {
-                Some(watcher) => Some(watcher.changed().await),
-                None => None,
-            };
-            while let Some(next) = event.take() {
-                self.note(&next);
-                let watcher = self.watcher.as_mut();
-                event = watcher.and_then(|watcher| watcher.changed().now_or_never());
-            }
-        }
-    }
-}
-
-struct OwnSession {
-    store: ZooKeeper,
-    /// There until the session ends.
-    client: Option<Client>,
-    lease: Lease,
-    keeper: JoinHandle<()>,
-}
-
-impl OwnSession {
-    fn ended(&self) -> StoreError {
-        StoreError::SessionEnded {
-            store: self.store.inner.name.clone(),
-        }
-    }
-
-    /// Does something with the session's own connection.
-    async fn call<T, F, R>(&self, key: &str, action: F) -> Result<T, StoreError>
-    where
-        F: FnOnce(Client) -> R + Send,
-        R: Future<Output = Result<T, Error>> + Send,
-    {
-        let Some(client) = self.client.clone().filter(|_| !self.lease.is_lost()) else {
-            return Err(self.ended());
-        };
-        match timeout(self.store.inner.timeout, action(client)).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(Error::SessionExpired | Error::ClientClosed)) => {
-                self.lease.lose();
-                Err(self.ended())
-            }
-            Ok(Err(error)) => Err(self.store.failed(key, error)),
-            Err(_) => Err(self.store.unavailable("no answer in time".to_owned())),
-        }
-    }
-}
-
-#[async_trait]
-impl Session for OwnSession {
-    fn lost(&self) -> CancellationToken {
-        self.lease.lost()
-    }
-
-    fn valid_until(&self) -> Instant {
-        self.lease.valid_until()
-    }
-
-    async fn put(&self, key: &str, value: Bytes) -> Result<Revision, StoreError> {
-        self.store.check(key, &value)?;
-        let options = CreateMode::Ephemeral.with_acls(self.store.acls());
-        let (store, path, value, options) = (&self.store, &path_of(key), &value, &options);
-        let stat = self
-            .call(key, |client| async move {
-                loop {
-                    let outcome = match client.check_stat(path).await? {
-                        None => store.make(&client, path, value, options).await,
-                        Some(stat) if stat.ephemeral_owner == client.session_id().0 => {
-                            client.set_data(path, value, Some(stat.version)).await
-                        }
-                        Some(stat) => store.replace(&client, path, value, &stat, options).await,
-                    };
-                    if !matches!(
-                        outcome,
-                        Err(Error::NoNode | Error::NodeExists | Error::BadVersion)
-                    ) {
-                        return outcome;
-                    }
-                }
-            })
-            .await?;
-        Ok(revision(&stat))
-    }
-
-    async fn create(&self, key: &str, value: Bytes) -> Result<Revision, StoreError> {
-        self.store.check(key, &value)?;
-        let options = CreateMode::Ephemeral.with_acls(self.store.acls());
-        let (store, path, value, options) = (&self.store, &path_of(key), &value, &options);
-        let stat = self
-            .call(key, |client| async move {
-                store.make(&client, path, value, options).await
-            })
-            .await?;
-        Ok(revision(&stat))
-    }
-
-    async fn end(mut self: Box<Self>) -> Result<(), StoreError> {
-        self.lease.lose();
-        self.keeper.abort();
-        let _ = (&mut self.keeper).await;
-        let Some(client) = self.client.take() else {
-            return Ok(());
-        };
-        // The last handle closes the session.
-        let mut states = client.state_watcher();
-        drop(client);
-        let closed = async { while !states.changed().await.is_terminated() {} };
-        timeout(self.store.inner.timeout, closed)
-            .await
-            .map_err(|_| self.store.unavailable("no answer in time".to_owned()))
-    }
-}
-
-impl Drop for OwnSession {
-    fn drop(&mut self) {
-        self.lease.lose();
-        self.keeper.abort();
+        Ok(Box::new(OwnSession::start(self.clone(), ttl).await?))
     }
 }
 
