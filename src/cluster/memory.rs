@@ -125,8 +125,9 @@ struct Inner {
 }
 
 /// What waits to be written, and what is known to be written.
-#[derive(Default)]
 struct Desk {
+    /// Since when nobody else writes records.
+    leads_since: Instant,
     pending: HashMap<EngineAddr, Pending>,
     /// Each node as a healthy engine showed it last.
     latest: HashMap<EngineAddr, Arc<Inventory>>,
@@ -192,6 +193,19 @@ pub struct CreateRecord {
     pub body: RawObject,
 }
 
+impl Desk {
+    fn new() -> Self {
+        Self {
+            leads_since: Instant::now(),
+            pending: HashMap::new(),
+            latest: HashMap::new(),
+            intents: HashMap::new(),
+            asked: HashMap::new(),
+            saved: HashMap::new(),
+        }
+    }
+}
+
 impl Memory {
     /// A memory in a store; nothing is written before [`Memory::run`].
     pub fn new(store: Arc<dyn Store>, options: Options) -> Self {
@@ -199,7 +213,7 @@ impl Memory {
             inner: Arc::new(Inner {
                 store,
                 options,
-                desk: Mutex::default(),
+                desk: Mutex::new(Desk::new()),
                 work: Notify::new(),
                 trouble: watch::Sender::new(None),
                 ready: watch::Sender::new(false),
@@ -371,6 +385,7 @@ impl Memory {
         self.inner.trouble.send_replace(None);
         let mut desk = self.desk();
         let desk = &mut *desk;
+        desk.leads_since = Instant::now();
         desk.saved.clear();
         for addr in desk.latest.keys() {
             desk.pending.entry(addr.clone()).or_default();
@@ -455,22 +470,25 @@ impl Memory {
     }
 
     /// Takes the containers whose records have to go. Records of an earlier process are compared
-    /// once; from then on inventories tell what went.
+    /// once, with a list that is younger than all of them: what an older one lacks may have been
+    /// made since. From then on inventories tell what went.
     fn gone(&self, inventory: &Inventory, pending: &mut Pending) -> Vec<Arc<str>> {
         let told = std::mem::take(&mut pending.gone);
         let is_gone = |id: &Arc<str>| !inventory.containers.contains_key(id);
         let mut desk = self.desk();
+        let leads_since = desk.leads_since;
         let Some(saved) = desk.saved.get_mut(&inventory.addr) else {
             return Vec::new();
         };
-        let is_compared = std::mem::replace(&mut saved.is_compared, true);
         let known = &saved.containers;
-        if is_compared {
+        let is_young = inventory.listed_at.is_some_and(|at| at >= leads_since);
+        if is_young && !saved.is_compared {
+            saved.is_compared = true;
+            known.keys().filter(|id| is_gone(id)).cloned().collect()
+        } else {
             let told = told.into_iter();
             told.filter(|id| known.contains_key(id) && is_gone(id))
                 .collect()
-        } else {
-            known.keys().filter(|id| is_gone(id)).cloned().collect()
         }
     }
 

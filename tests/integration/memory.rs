@@ -403,19 +403,25 @@ async fn who_takes_over_knows_what_the_leader_made_on_a_node_that_is_down() {
     assert!(snapshot.container(&seen.id.to_string()).is_some());
     let error = bench.create("late", BODY).await.unwrap_err();
     assert!(matches!(error, CreateError::NameTaken(_)), "{error}");
+    // Records were written by now, and the one that this manager never saw is not taken for old.
+    bench.create("more", BODY).await.unwrap();
+    stage.until_settled().await;
+    let key = format!("test/containers/{}/{id}", down.addr());
+    assert!(stage.store.get(&key).await.unwrap().is_some());
     stop.cancel();
     election.await.unwrap();
 }
 
 /// Records of a node and of a container on it: name, ID, address.
 fn record_of_one([name, id, addr]: [&str; 3]) -> [(String, String); 2] {
-    let node = r#"{"Specs":{"Id":"e","Name":"node-2"},"SeenAt":"2026-01-01T00:00:00Z"}"#;
+    let seen_at = chrono::Utc::now().to_rfc3339();
+    let node = format!(r#"{{"Specs":{{"Id":"e","Name":"node-2"}},"SeenAt":"{seen_at}"}}"#);
     let entry =
         format!(r#"{{"Id":"{id}","Names":["/{name}"],"Image":"busybox","State":"running"}}"#);
     let inspect = format!(r#"{{"Id":"{id}","Name":"/{name}","Config":{{}},"HostConfig":{{}}}}"#);
     let container = format!(r#"{{"Entry":{entry},"Inspect":{inspect}}}"#);
     [
-        (format!("test/nodes/{addr}"), node.to_owned()),
+        (format!("test/nodes/{addr}"), node),
         (format!("test/containers/{addr}/{id}"), container),
     ]
 }
