@@ -161,7 +161,7 @@ enum Command {
     /// Print the discovered nodes
     #[command(visible_alias = "l")]
     List(ListArgs),
-    /// Create a cluster token (refused: the service that kept tokens was shut down)
+    /// Print a new token, for a list of nodes that a manager keeps
     #[command(visible_alias = "c")]
     Create(CreateArgs),
 }

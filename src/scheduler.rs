@@ -14,6 +14,7 @@
 //! expression, in filter order and in the order it was written, narrows the nodes further unless
 //! that would leave none. Classic Swarm dropped all of them when one could not be met.
 
+pub mod explain;
 pub mod node_set;
 pub mod request;
 pub mod table;
@@ -22,7 +23,12 @@ use std::sync::Arc;
 
 use crate::{
     model::{directive::Kind, expression::Softness, pattern::Pattern},
-    scheduler::{node_set::NodeSet, request::Request, table::NodeTable},
+    scheduler::{
+        explain::{Explanation, Trace},
+        node_set::NodeSet,
+        request::Request,
+        table::NodeTable,
+    },
 };
 
 /// What a filter or strategy may look at during one call.
@@ -193,25 +199,45 @@ impl Scheduler {
         call: &Call<'_>,
         limit: usize,
     ) -> Result<Vec<Ranked>, ScheduleError> {
+        self.decide(request, call, limit, &mut Trace::default())
+    }
+
+    /// Decides as [`Self::schedule`] does, and tells how the decision came about.
+    ///
+    /// Cost: that of [`Self::schedule`] without a limit, and twice as many calls of filters.
+    pub fn explain(&mut self, request: &Request, call: &Call<'_>) -> Explanation {
+        let mut trace = Trace::wanted();
+        let outcome = self.decide(request, call, usize::MAX, &mut trace);
+        trace.into_explanation(call.nodes, outcome)
+    }
+
+    fn decide(
+        &mut self,
+        request: &Request,
+        call: &Call<'_>,
+        limit: usize,
+        trace: &mut Trace,
+    ) -> Result<Vec<Ranked>, ScheduleError> {
         let soft = self.soft_requests(request);
         if soft.is_empty() {
-            let candidates = self.filter(request, request, call)?;
-            return self.rank(request, call, &candidates, limit);
+            let candidates = self.filter(request, request, call, trace)?;
+            return self.rank(request, call, &candidates, limit, trace);
         }
         let hard = request.retain_expressions(|e| e.softness == Softness::Hard);
-        let candidates = self.filter(&hard, request, call)?;
-        let with_room = self.rank(&hard, call, &candidates, usize::MAX)?;
+        let candidates = self.filter(&hard, request, call, trace)?;
+        let with_room = self.rank(&hard, call, &candidates, usize::MAX, trace)?;
         let mut kept = NodeSet::with_slots(call.nodes.slots());
         for node in &with_room {
             kept.insert(node.slot);
         }
         for (filter, wish) in soft {
             let narrowed = self.ask(filter, &wish, call, &kept)?;
+            self.note(filter, &wish, call, [&kept, &narrowed], trace);
             if !narrowed.is_empty() {
                 kept = narrowed;
             }
         }
-        self.rank(&hard, call, &kept, limit)
+        self.rank(&hard, call, &kept, limit, trace)
     }
 
     /// What is wrong with the plugins now, one line each.
@@ -247,30 +273,30 @@ impl Scheduler {
         request: &Request,
         original: &Request,
         call: &Call<'_>,
+        trace: &mut Trace,
     ) -> Result<NodeSet, ScheduleError> {
         let mut candidates = call.nodes.schedulable();
         for index in 0..self.filters.len() {
             let filter = &self.filters[index];
             if let Some(error) = request.malformed(filter.expressions()) {
                 let error = format!("error from {} filter: {error}", filter.name());
-                let mut lines = self.explain(index, original, call);
+                let mut lines = self.conditions_before(index, original, call);
                 lines.push(error);
                 return Err(ScheduleError::Unsatisfiable(lines));
             }
-            candidates = match self.ask(index, request, call, &candidates) {
+            let left = match self.ask(index, request, call, &candidates) {
                 Err(ScheduleError::Unsatisfiable(error)) => {
-                    let mut lines = self.explain(index, original, call);
+                    let mut lines = self.conditions_before(index, original, call);
                     lines.extend(error);
                     return Err(ScheduleError::Unsatisfiable(lines));
                 }
                 other => other?,
             };
+            self.note(index, request, call, [&candidates, &left], trace);
+            candidates = left;
             if candidates.is_empty() {
-                return Err(ScheduleError::Unsatisfiable(self.explain(
-                    index + 1,
-                    original,
-                    call,
-                )));
+                let lines = self.conditions_before(index + 1, original, call);
+                return Err(ScheduleError::Unsatisfiable(lines));
             }
         }
         if candidates.is_empty() {
@@ -315,24 +341,57 @@ impl Scheduler {
         })
     }
 
-    /// What the first `count` filters were asked, each as `[a b]`.
-    fn explain(&mut self, count: usize, request: &Request, call: &Call<'_>) -> Vec<String> {
-        let mut lines = Vec::new();
-        for filter in &mut self.filters[..count] {
-            let wanted = filter.expressions();
-            let silent = !wanted.is_empty()
-                && wanted
-                    .iter()
-                    .all(|kind| request.expressions(*kind).is_empty());
-            if silent || filter.prepare(call, request).is_err() {
-                continue;
-            }
-            let conditions = filter.explain();
-            if !conditions.is_empty() {
-                lines.push(format!("[{}]", conditions.join(" ")));
-            }
+    /// Notes what a filter did, if somebody wants to know.
+    fn note(
+        &mut self,
+        index: usize,
+        request: &Request,
+        call: &Call<'_>,
+        sets: [&NodeSet; 2],
+        trace: &mut Trace,
+    ) {
+        if !trace.is_wanted() {
+            return;
         }
-        lines
+        let conditions = self.conditions(index, request, call);
+        let filter = &self.filters[index];
+        let is_wish = filter.expressions().iter().any(|kind| {
+            let mut expressions = request.expressions(*kind).iter();
+            expressions.any(|expression| expression.softness == Softness::Soft)
+        });
+        let softness = if is_wish {
+            Softness::Soft
+        } else {
+            Softness::Hard
+        };
+        trace.step(call, filter.name(), softness, conditions, sets);
+    }
+
+    /// What the first `count` filters were asked, each as `[a b]`.
+    fn conditions_before(
+        &mut self,
+        count: usize,
+        request: &Request,
+        call: &Call<'_>,
+    ) -> Vec<String> {
+        let all = (0..count).map(|index| self.conditions(index, request, call));
+        all.filter(|conditions| !conditions.is_empty())
+            .map(|conditions| format!("[{}]", conditions.join(" ")))
+            .collect()
+    }
+
+    /// What a filter is asked; nothing if it has nothing to say.
+    fn conditions(&mut self, index: usize, request: &Request, call: &Call<'_>) -> Vec<String> {
+        let filter = &mut self.filters[index];
+        let wanted = filter.expressions();
+        let is_silent = !wanted.is_empty()
+            && wanted
+                .iter()
+                .all(|kind| request.expressions(*kind).is_empty());
+        if is_silent || filter.prepare(call, request).is_err() {
+            return Vec::new();
+        }
+        filter.explain()
     }
 
     fn rank(
@@ -341,8 +400,13 @@ impl Scheduler {
         call: &Call<'_>,
         candidates: &NodeSet,
         limit: usize,
+        trace: &mut Trace,
     ) -> Result<Vec<Ranked>, ScheduleError> {
-        match self.strategy.rank(call, request, candidates, limit) {
+        let ranking = self.strategy.rank(call, request, candidates, limit);
+        if let Ok(ranking) = &ranking {
+            trace.ranked(call, candidates, ranking);
+        }
+        match ranking {
             Ok(ranking) if ranking.is_empty() => Err(ScheduleError::NoRoom),
             Ok(ranking) => Ok(ranking),
             Err(PolicyError::Denied(text) | PolicyError::InvalidRequest(text)) => {

@@ -42,6 +42,7 @@ mod disk_usage;
 mod engine_plugins;
 mod events;
 mod exec;
+mod explain;
 mod images;
 mod list;
 mod networks;
@@ -232,6 +233,7 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
         Route::Anywhere(path) => {
             anywhere::ask(context, version.as_deref(), &path, &query, request).await
         }
+        Route::Explain => explain::explain(context, &query, request).await,
         Route::Tokens(rest) => tokens::answer(context, &rest, &query, request).await,
         Route::SwarmMode => Err(ApiError::not_swarm_mode()),
         Route::Options if context.options.cors => Ok(Response::new(transport::empty())),

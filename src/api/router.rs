@@ -95,6 +95,8 @@ pub enum Route {
     Commit,
     /// A question that any healthy node can answer; its decoded path with the first slash.
     Anywhere(String),
+    /// `/skep/explain`
+    Explain,
     /// `/v1/clusters/...`, with what follows
     Tokens(String),
     /// A route of swarm mode, which this cluster is not.
@@ -285,6 +287,7 @@ fn find(method: &Method, path: &str) -> Route {
         ("volumes", name) if get => Route::Volume(name.to_owned()),
         ("volumes", rest) => volume(method, rest).unwrap_or_else(missing),
         ("system", "df") if get => Route::DiskUsage,
+        ("skep", "explain") if get || post => Route::Explain,
         ("v1", "clusters") => Route::Tokens(String::new()),
         ("v1", rest) if rest.starts_with("clusters/") => {
             Route::Tokens(rest["clusters/".len()..].to_owned())

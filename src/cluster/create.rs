@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use rand::RngExt;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -43,6 +44,7 @@ use crate::{
     registry::RegistryError,
     scheduler::{
         ScheduleError,
+        explain::Explanation,
         request::{Reference, Request},
     },
     store::StoreError,
@@ -156,6 +158,46 @@ impl Cluster {
         let create = async move { cluster.create_here(request).await };
         let work = self.inner.tasks.spawn(create);
         work.await.unwrap_or(Err(CreateError::ShuttingDown))
+    }
+
+    /// How the container of a create request would be placed now. Nothing is reserved.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; a request that no node can meet is none, but an outcome.
+    pub async fn explain(&self, request: &CreateRequest) -> Result<Explanation, CreateError> {
+        let draft = Draft::new(request, &self.snapshot(), self.options().cpu_shares)?;
+        let explained = self.inner.placement.explain(draft.request, None).await;
+        Ok(explained?)
+    }
+
+    /// How a container would be placed now if it were not there; `document` is what its engine
+    /// says of it.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError::Body`] for a document that makes no sense.
+    pub async fn explain_container(
+        &self,
+        found: &Found,
+        document: &RawObject,
+    ) -> Result<Explanation, CreateError> {
+        let request = CreateRequest {
+            name: found.container.name().to_owned(),
+            body: request_of(document)?,
+            version: None,
+            query: String::new(),
+            auth: None,
+        };
+        let mut draft = Draft::new(&request, &self.snapshot(), self.options().cpu_shares)?;
+        // The engine shows the shares it was told, which is not what the client asked for.
+        draft.request.need = found.container.reserved;
+        let place = (
+            found.node.inventory.addr.clone(),
+            Arc::clone(&found.container.id),
+        );
+        let explained = self.inner.placement.explain(draft.request, Some(place));
+        Ok(explained.await?)
     }
 
     async fn create_here(&self, request: CreateRequest) -> Result<Created, CreateError> {
@@ -473,6 +515,22 @@ fn with_tag(image: &str) -> String {
     } else {
         image.to_owned()
     }
+}
+
+/// The create request that would make such a container again.
+fn request_of(document: &RawObject) -> Result<RawObject, MemberError> {
+    let mut body = document.object("Config")?;
+    body.set("HostConfig", &document.object("HostConfig")?);
+    let settings = document.object("NetworkSettings")?;
+    let mut endpoints: BTreeMap<String, Box<RawValue>> =
+        settings.parsed("Networks")?.unwrap_or_default();
+    // These are on every node.
+    endpoints.retain(|name, _| !["bridge", "host", "none"].contains(&name.as_str()));
+    if !endpoints.is_empty() {
+        let config = BTreeMap::from([("EndpointsConfig", endpoints)]);
+        body.set("NetworkingConfig", &config);
+    }
+    Ok(body)
 }
 
 /// A create request, understood.

@@ -23,6 +23,7 @@ use crate::{
     model::{address::EngineAddr, resource::Sum},
     scheduler::{
         Call, ScheduleError, Scheduler,
+        explain::Explanation,
         request::Request,
         table::{Node, NodeStatus, NodeTable, Usage},
     },
@@ -88,6 +89,11 @@ enum Command {
     Rank(
         Box<Request>,
         oneshot::Sender<Result<Vec<EngineAddr>, PlaceError>>,
+    ),
+    Explain(
+        Box<Request>,
+        Option<(EngineAddr, Arc<str>)>,
+        oneshot::Sender<Result<Explanation, PlaceError>>,
     ),
     ReserveName(String, oneshot::Sender<Result<u64, PlaceError>>),
     HoldName(String, oneshot::Sender<u64>),
@@ -173,6 +179,25 @@ impl Placement {
         let (reply, answer) = oneshot::channel();
         self.commands
             .send(Command::Rank(Box::new(request), reply))
+            .await
+            .map_err(|_| PlaceError::ShuttingDown)?;
+        answer.await.map_err(|_| PlaceError::ShuttingDown)?
+    }
+
+    /// How a container would be placed now; nothing is reserved. With `instead_of`, as if that
+    /// container were not there.
+    ///
+    /// # Errors
+    ///
+    /// [`PlaceError::NameTaken`], unless a container stands in for itself.
+    pub async fn explain(
+        &self,
+        request: Request,
+        instead_of: Option<(EngineAddr, Arc<str>)>,
+    ) -> Result<Explanation, PlaceError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Explain(Box::new(request), instead_of, reply))
             .await
             .map_err(|_| PlaceError::ShuttingDown)?;
         answer.await.map_err(|_| PlaceError::ShuttingDown)?
@@ -320,6 +345,9 @@ impl Desk {
                 // Nobody needs the answer of a request that was dropped.
                 let _ = reply.send(self.rank(&request, usize::MAX));
             }
+            Command::Explain(request, instead_of, reply) => {
+                let _ = reply.send(self.explain(&request, instead_of));
+            }
             Command::ReserveName(name, reply) => {
                 let answer = self.reserve_name(name);
                 let key = answer.as_ref().ok().copied();
@@ -459,6 +487,51 @@ impl Desk {
             .iter()
             .filter_map(|node| Some(self.seen.get(&node.slot)?.inventory.addr.clone()));
         Ok(addrs.collect())
+    }
+
+    fn explain(
+        &mut self,
+        request: &Request,
+        instead_of: Option<(EngineAddr, Arc<str>)>,
+    ) -> Result<Explanation, PlaceError> {
+        let Some((addr, id)) = instead_of else {
+            self.check_name(&request.name)?;
+            return Ok(self.explain_now(request));
+        };
+        let Some((slot, container)) = self.find(&addr, &id) else {
+            return Ok(self.explain_now(request));
+        };
+        Arc::make_mut(&mut self.index).remove(slot, &container);
+        if let Some(seen) = self.seen.get_mut(&slot) {
+            seen.reserved.take(container.reserved);
+        }
+        self.update_usage(slot);
+        let mut usage = self.table.usage(slot);
+        usage.containers = usage.containers.saturating_sub(1);
+        self.table.set_usage(slot, usage);
+        let explanation = self.explain_now(request);
+        Arc::make_mut(&mut self.index).add(slot, &container);
+        if let Some(seen) = self.seen.get_mut(&slot) {
+            seen.reserved.add(container.reserved);
+        }
+        self.update_usage(slot);
+        Ok(explanation)
+    }
+
+    fn explain_now(&mut self, request: &Request) -> Explanation {
+        let inventory: Arc<dyn crate::scheduler::Inventory> = Arc::clone(&self.index) as _;
+        let call = Call {
+            nodes: &self.table,
+            inventory: &inventory,
+            seed: rand::random(),
+        };
+        self.scheduler.explain(request, &call)
+    }
+
+    fn find(&self, addr: &EngineAddr, id: &str) -> Option<(u32, Arc<Container>)> {
+        let slot = *self.slots.get(addr)?;
+        let container = self.seen.get(&slot)?.inventory.containers.get(id)?;
+        Some((slot, Arc::clone(container)))
     }
 
     fn reserve_name(&mut self, name: String) -> Result<u64, PlaceError> {

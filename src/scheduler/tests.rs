@@ -112,29 +112,42 @@ impl Strategy for InOrder {
     }
 }
 
-fn place(
-    filters: Vec<Box<dyn Filter>>,
-    names: &[&str],
-    constraints: &[&str],
-) -> Result<Vec<String>, String> {
+fn table(names: &[&str]) -> NodeTable {
     let mut nodes = NodeTable::default();
     for name in names {
         nodes.insert(Node {
             id: format!("{name}-id"),
             name: (*name).to_owned(),
             address: String::new(),
-            status: NodeStatus::Healthy,
+            status: if name.starts_with("gone") {
+                NodeStatus::Disconnected
+            } else {
+                NodeStatus::Healthy
+            },
             health: 100,
             total: Amount::default(),
             labels: Vec::new(),
         });
     }
+    nodes
+}
+
+fn constrained(constraints: &[&str]) -> Request {
     let mut directives = Directives::default();
     for text in constraints {
         directives.push(Kind::Constraint, *text);
     }
     let mut request = Request::default();
     request.set_directives(&directives);
+    request
+}
+
+fn place(
+    filters: Vec<Box<dyn Filter>>,
+    names: &[&str],
+    constraints: &[&str],
+) -> Result<Vec<String>, String> {
+    let nodes = table(names);
     let inventory: Arc<dyn Inventory> = Arc::new(Nothing);
     let call = Call {
         nodes: &nodes,
@@ -142,7 +155,7 @@ fn place(
         seed: 0,
     };
     Scheduler::new(filters, Box::new(InOrder))
-        .schedule(&request, &call, 10)
+        .schedule(&constrained(constraints), &call, 10)
         .map(|ranking| {
             ranking
                 .iter()
@@ -150,6 +163,84 @@ fn place(
                 .collect()
         })
         .map_err(|error| error.to_string())
+}
+
+/// The lines of an explanation: closed nodes, steps, full nodes, outcome.
+fn explained(names: &[&str], constraints: &[&str]) -> Vec<String> {
+    let nodes = table(names);
+    let inventory: Arc<dyn Inventory> = Arc::new(Nothing);
+    let call = Call {
+        nodes: &nodes,
+        inventory: &inventory,
+        seed: 0,
+    };
+    let filters: Vec<Box<dyn Filter>> = vec![Box::new(ByName::default())];
+    let explanation =
+        Scheduler::new(filters, Box::new(InOrder)).explain(&constrained(constraints), &call);
+    let list = |nodes: &[Arc<Node>]| {
+        let names: Vec<&str> = nodes.iter().map(|node| &*node.name).collect();
+        names.join(",")
+    };
+    let mut lines = vec![format!("closed {}", list(&explanation.closed))];
+    for step in &explanation.steps {
+        lines.push(format!(
+            "{} {:?} {:?} refuses {}{}",
+            step.filter,
+            step.softness,
+            step.conditions,
+            list(&step.refused),
+            if step.left_none { ", all" } else { "" }
+        ));
+    }
+    lines.push(format!("full {}", list(&explanation.full)));
+    lines.push(match &explanation.outcome {
+        Ok(ranking) => {
+            let nodes: Vec<_> = ranking.iter().map(|(node, _)| Arc::clone(node)).collect();
+            format!("left {}", list(&nodes))
+        }
+        Err(error) => error.to_string().lines().next().unwrap().to_owned(),
+    });
+    lines
+}
+
+#[test]
+fn a_decision_is_explained_step_by_step() {
+    let lines = explained(
+        &["a1", "a2", "b1", "full-a", "gone-a"],
+        &["node==*a*", "node==~nowhere", "node==~*2"],
+    );
+    assert_eq!(
+        lines,
+        [
+            "closed gone-a",
+            r#"constraint Hard ["node==*a* (soft=false)"] refuses b1"#,
+            r#"constraint Soft ["node==nowhere (soft=true)"] refuses a1,a2, all"#,
+            r#"constraint Soft ["node==*2 (soft=true)"] refuses a1"#,
+            "full full-a",
+            "left a2",
+        ]
+    );
+}
+
+#[test]
+fn a_refusal_is_explained_with_the_step_that_left_none() {
+    assert_eq!(
+        explained(&["a", "b"], &["node==x"]),
+        [
+            "closed ",
+            r#"constraint Hard ["node==x (soft=false)"] refuses a,b, all"#,
+            "full ",
+            "Unable to find a node that satisfies the following conditions ",
+        ]
+    );
+    assert_eq!(
+        explained(&["full-a", "full-b"], &[]),
+        [
+            "closed ",
+            "full full-a,full-b",
+            "no resources available to schedule container",
+        ]
+    );
 }
 
 fn check(names: &[&str], constraints: &[&str], expected: Result<&[&str], &str>) {

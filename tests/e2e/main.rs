@@ -24,6 +24,7 @@ mod differences;
 mod directives;
 mod discovery;
 mod events;
+mod explain;
 mod failures;
 mod images;
 mod lifecycle;

@@ -3,6 +3,7 @@
 mod api;
 mod cluster;
 mod conformance;
+mod explain;
 mod faults;
 mod hostile;
 mod kills;

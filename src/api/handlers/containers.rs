@@ -62,26 +62,31 @@ pub async fn inspect(
 ) -> Answer {
     let found = context.cluster.snapshot().container(name);
     let found = found.ok_or_else(|| ApiError::no_container_plain(name))?;
-    let mut document = match remembered(context, &found).await {
-        Some(document) => document,
-        None => {
-            check_healthy(name, &found)?;
-            let path = engine_path(
-                &found.node,
-                version,
-                &format!("/containers/{}/json", found.container.id),
-                query,
-            );
-            found
-                .node
-                .client
-                .json_at(Method::GET, &path)
-                .await
-                .inspect_err(|error| note_failure(context, &found.node, error))?
-        }
-    };
+    let mut document = document(context, version, name, &found, query).await?;
     add_node(&mut document, &found.node)?;
     Ok(json(&document))
+}
+
+/// What the engine says of a container, or said, if its node is down.
+pub(super) async fn document(
+    context: &Context,
+    version: Option<&str>,
+    name: &str,
+    found: &Found,
+    query: &Query,
+) -> Result<RawObject, ApiError> {
+    if let Some(document) = remembered(context, found).await {
+        return Ok(document);
+    }
+    check_healthy(name, found)?;
+    let path = engine_path(
+        &found.node,
+        version,
+        &format!("/containers/{}/json", found.container.id),
+        query,
+    );
+    let asked = found.node.client.json_at(Method::GET, &path).await;
+    Ok(asked.inspect_err(|error| note_failure(context, &found.node, error))?)
 }
 
 /// The document of a container on a node that is down, as last seen.
