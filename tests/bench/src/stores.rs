@@ -208,15 +208,21 @@ impl Server {
         fs::create_dir_all(&self.directory).expect("a directory");
     }
 
-    /// Sends it a signal, `STOP` or `CONT`.
+    /// Sends it a signal, `STOP` or `CONT`. After `STOP` none of its threads runs any more: they
+    /// stop one by one, some after the signal was sent.
     ///
     /// # Panics
     ///
-    /// It does not run.
+    /// It does not run, or does not stop within ten seconds.
     pub fn signal(&self, name: &str) {
         let pid = self.pid().expect("the server runs").to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(status.is_ok_and(|status| status.success()), "{name}");
+        let until = Instant::now() + Duration::from_secs(10);
+        while name == "STOP" && !is_stopped(&pid) {
+            assert!(Instant::now() < until, "it does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Starts it, again perhaps, and returns once it answers.
@@ -480,4 +486,15 @@ fn free_ports(servers: usize) -> Vec<[u16; 4]> {
     let listeners: Vec<_> = (0..servers).map(|_| [(); 4].map(|()| listener())).collect();
     let port = |listener: TcpListener| listener.local_addr().expect("an address").port();
     listeners.into_iter().map(|four| four.map(port)).collect()
+}
+
+/// Whether all threads of a process are stopped.
+fn is_stopped(pid: &str) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    threads.into_iter().flatten().flatten().all(|thread| {
+        // The state follows the name, which is in parentheses.
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        state.starts_with(['T', 't'])
+    })
 }
