@@ -319,6 +319,11 @@ fn cluster_options(config: &Config, tls: tls::Engines, leadership: Leadership) -
         removal_delay: config.discovery.removal_delay,
         registries: Arc::new(Registries::new(config.registries.clone())),
         leadership,
+        reschedule: cluster::reschedule::Options {
+            grace: config.effective_grace(),
+            max_moves: config.reschedule.max_moves.get(),
+            max_failed_percent: config.reschedule.max_failed_percent,
+        },
         strategy: config.scheduler.strategy.clone(),
         filters: config.scheduler.filters.clone(),
     }

@@ -9,6 +9,8 @@
 //! create      the life of one create request
 //! election    which of several managers leads
 //! memory      records of nodes and containers in the store
+//! nodes       what operators say of nodes
+//! reschedule  what ran on nodes that failed is made again on others
 //! build       where a build runs
 //! feed        the cluster's events
 //! ```
@@ -46,7 +48,9 @@ pub mod feed;
 pub mod index;
 pub mod membership;
 pub mod memory;
+pub mod nodes;
 pub mod placement;
+pub mod reschedule;
 pub mod snapshot;
 pub mod state;
 
@@ -55,7 +59,9 @@ use self::{
     feed::{Feed, Subscription},
     membership::Source,
     memory::Memory,
+    nodes::AllSettings,
     placement::Placement,
+    reschedule::Board,
     snapshot::{Found, Snapshot},
 };
 
@@ -93,6 +99,8 @@ pub struct Options {
     pub registries: Arc<Registries>,
     /// Whether this manager leads.
     pub leadership: Leadership,
+    /// What is done about nodes that fail.
+    pub reschedule: reschedule::Options,
     /// The strategy's name.
     pub strategy: String,
     /// The filters' names, in order.
@@ -113,6 +121,8 @@ struct Inner {
     monitors: Monitors,
     sources: mpsc::Sender<Source>,
     memory: Option<Memory>,
+    board: Arc<Board>,
+    settings: Arc<AllSettings>,
     execs: Mutex<Execs>,
     tasks: TaskTracker,
 }
@@ -152,8 +162,14 @@ impl Cluster {
     ) -> std::io::Result<Self> {
         let feed = Arc::new(Feed::new(options.event_queue));
         let placement = Placement::start(scheduler, options.overcommit, shutdown.clone())?;
-        let (state, updates) =
-            state::State::new(placement.clone(), Arc::clone(&feed), memory.clone());
+        let board = Arc::<Board>::default();
+        let settings = Arc::<AllSettings>::default();
+        let (state, updates) = state::State::new(
+            placement.clone(),
+            Arc::clone(&feed),
+            memory.clone(),
+            Arc::clone(&board),
+        );
         let snapshot = state.snapshot();
         let monitors = Monitors::new(
             crate::engine::monitor::Options {
@@ -178,6 +194,7 @@ impl Cluster {
         if let Some(memory) = &memory {
             tasks.spawn(memory.clone().run(
                 placement.clone(),
+                Arc::clone(&settings),
                 monitors.clone(),
                 options.leadership.clone(),
                 shutdown.clone(),
@@ -195,7 +212,8 @@ impl Cluster {
             monitors.clone(),
             shutdown.clone(),
         ));
-        Ok(Self {
+        let rules = options.reschedule.clone();
+        let cluster = Self {
             inner: Arc::new(Inner {
                 options,
                 snapshot,
@@ -204,10 +222,14 @@ impl Cluster {
                 monitors,
                 sources,
                 memory,
+                board,
+                settings,
                 execs: Mutex::default(),
                 tasks: tasks.clone(),
             }),
-        })
+        };
+        tasks.spawn(reschedule::run(cluster.clone(), rules, shutdown.clone()));
+        Ok(cluster)
     }
 
     /// The cluster at this moment.
@@ -242,9 +264,29 @@ impl Cluster {
         self.inner.memory.as_ref()
     }
 
-    /// What is wrong with scheduling plugins, one line each.
+    /// What is wrong with scheduling plugins, and why nothing is rescheduled, one line each.
     pub fn troubles(&self) -> Vec<String> {
-        self.inner.placement.troubles()
+        let mut troubles = self.inner.placement.troubles();
+        troubles.extend(self.inner.board.halted());
+        troubles
+    }
+
+    /// Why a container of a node that failed waits for it, although it has a policy to be made again
+    /// elsewhere.
+    pub fn why_waiting(&self, addr: &EngineAddr, id: &Arc<str>) -> Option<Arc<str>> {
+        let place = (addr.clone(), Arc::clone(id));
+        self.inner.board.why_waiting(&place)
+    }
+
+    /// A client stops or starts a container: what was stopped shall not be started elsewhere if
+    /// its node fails.
+    pub fn note_wish(&self, addr: &EngineAddr, id: &Arc<str>, runs: bool) {
+        let place = (addr.clone(), Arc::clone(id));
+        if runs {
+            self.inner.board.started(&place);
+        } else {
+            self.inner.board.stopped(place);
+        }
     }
 
     /// Starts following the cluster's events.

@@ -19,6 +19,7 @@ pub mod plugin;
 pub mod plugin_host;
 pub mod registries;
 pub mod replication;
+pub mod reschedule;
 pub mod scheduler;
 mod section;
 pub mod size;
@@ -42,6 +43,7 @@ use crate::config::plugin::{Plugin, PluginKind, Source};
 use crate::config::plugin_host::PluginHost;
 use crate::config::registries::Credentials;
 use crate::config::replication::Replication;
+use crate::config::reschedule::Reschedule;
 use crate::config::scheduler::Scheduler;
 use crate::config::section::Section;
 use crate::config::store::{Access, Store, StoreUrl};
@@ -71,6 +73,8 @@ pub struct Config {
     pub store: Store,
     /// Several managers, of which one leads.
     pub replication: Replication,
+    /// What is done about nodes that fail.
+    pub reschedule: Reschedule,
     /// What all plugins share.
     pub plugin_host: PluginHost,
     /// Credentials for registries, by `host` or `host:port`.
@@ -168,6 +172,7 @@ impl Config {
             discovery,
             store: section.table("store", |store| Store::read(store, base)),
             replication: section.table("replication", Replication::read),
+            reschedule: section.table("reschedule", Reschedule::read),
             plugin_host,
             registries: section.table("registries", |registries| {
                 Credentials::read_all(registries, base)
@@ -223,6 +228,14 @@ impl Config {
             }
             _ => (self.store.url.clone(), self.store.access.clone()),
         }
+    }
+
+    /// Returns how long a node may be out of reach before it counts as failed. If nothing is said,
+    /// as long as classic Swarm needed to find out: all its tries, one after the other.
+    pub fn effective_grace(&self) -> Duration {
+        let tries = self.engine.failure_retry.get();
+        let usual = self.engine.refresh_min_interval.saturating_mul(tries);
+        self.reschedule.grace.unwrap_or(usual)
     }
 
     /// Returns the keys whose values differ, without those of discovery and of its plugin.
@@ -389,6 +402,7 @@ impl Default for Config {
             discovery: Discovery::default(),
             store: Store::default(),
             replication: Replication::default(),
+            reschedule: Reschedule::default(),
             plugin_host: PluginHost::default(),
             registries: BTreeMap::new(),
             plugins: plugin::builtins(),

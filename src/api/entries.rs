@@ -19,10 +19,12 @@ use crate::{
 /// The text clients get instead of a status while the node is down.
 pub const HOST_DOWN: &str = "Host Down";
 
-/// Encodes the entry of a container on a node, with `more` members in it.
+/// Encodes the entry of a container on a node, with `more` members in it. `waiting` is why it waits
+/// for its node, if that is known.
 pub fn encode(
     container: &Container,
     node: &Inventory,
+    waiting: Option<&str>,
     more: Option<&RawObject>,
     now: DateTime<Utc>,
 ) -> Vec<u8> {
@@ -35,7 +37,11 @@ pub fn encode(
         .collect();
     entry.set("Names", &names);
     entry.set("State", &state(container));
-    entry.set("Status", &status(container, node, now));
+    let status = match waiting {
+        Some(reason) => format!("{HOST_DOWN} ({reason})"),
+        None => status(container, node, now),
+    };
+    entry.set("Status", &status);
     if let Some(ports) = entry
         .get("Ports")
         .and_then(|ports| with_node_ip(ports, node))
@@ -216,7 +222,7 @@ mod tests {
         };
         let mut down = node();
         down.status = Status::Unhealthy;
-        let bytes = encode(&container, &down, None, Utc::now());
+        let bytes = encode(&container, &down, None, None, Utc::now());
         assert_eq!(
             String::from_utf8(bytes).unwrap(),
             r#"{"Id":"c","Names":["/n0/web"],"Status":"Host Down","State":"created","Ports":[{"IP":"10.0.0.7","PublicPort":80,"X":1}],"Future":[1, 2]}"#

@@ -46,6 +46,7 @@ mod explain;
 mod images;
 mod list;
 mod networks;
+mod nodes;
 mod prune;
 mod pull;
 mod system;
@@ -233,6 +234,13 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
         Route::Anywhere(path) => {
             anywhere::ask(context, version.as_deref(), &path, &query, request).await
         }
+        Route::Nodes => nodes::list(context, &query),
+        Route::Node(id) => nodes::inspect(context, &id),
+        Route::NodeUpdate(id) => nodes::update(context, &id, &query, request).await,
+        Route::NodeRemove => Err(ApiError::with_status(
+            StatusCode::NOT_IMPLEMENTED,
+            "nodes come and go with discovery: take the node out of it, or stop its agent",
+        )),
         Route::Explain => explain::explain(context, &query, request).await,
         Route::Tokens(rest) => tokens::answer(context, &rest, &query, request).await,
         Route::SwarmMode => Err(ApiError::not_swarm_mode()),

@@ -95,6 +95,14 @@ pub enum Route {
     Commit,
     /// A question that any healthy node can answer; its decoded path with the first slash.
     Anywhere(String),
+    /// `GET /nodes`
+    Nodes,
+    /// `GET /nodes/{id}`
+    Node(String),
+    /// `POST /nodes/{id}/update`
+    NodeUpdate(String),
+    /// `DELETE /nodes/{id}`
+    NodeRemove,
     /// `/skep/explain`
     Explain,
     /// `/v1/clusters/...`, with what follows
@@ -188,10 +196,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("GET", "configs/*"),
     ("DELETE", "configs/*"),
     ("POST", "configs/*/update"),
-    ("GET", "nodes"),
-    ("GET", "nodes/*"),
-    ("DELETE", "nodes/*"),
-    ("POST", "nodes/*/update"),
     ("GET", "secrets"),
     ("POST", "secrets/create"),
     ("GET", "secrets/*"),
@@ -214,7 +218,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 ];
 
 /// What the routes of swarm mode begin with.
-const SWARM_MODE: [&str; 6] = ["configs", "nodes", "secrets", "services", "swarm", "tasks"];
+const SWARM_MODE: [&str; 5] = ["configs", "secrets", "services", "swarm", "tasks"];
 
 /// Finds the route of a method and an encoded path.
 pub fn route(method: &Method, path: &str) -> Target {
@@ -287,6 +291,12 @@ fn find(method: &Method, path: &str) -> Route {
         ("volumes", name) if get => Route::Volume(name.to_owned()),
         ("volumes", rest) => volume(method, rest).unwrap_or_else(missing),
         ("system", "df") if get => Route::DiskUsage,
+        ("nodes", "") if get => Route::Nodes,
+        ("nodes", id) if get => Route::Node(id.to_owned()),
+        ("nodes", rest) if post && named(rest, "update").is_some_and(|id| !id.is_empty()) => {
+            named(rest, "update").map_or_else(missing, Route::NodeUpdate)
+        }
+        ("nodes", id) if method == Method::DELETE && !id.is_empty() => Route::NodeRemove,
         ("skep", "explain") if get || post => Route::Explain,
         ("v1", "clusters") => Route::Tokens(String::new()),
         ("v1", rest) if rest.starts_with("clusters/") => {

@@ -52,6 +52,7 @@ impl BuildNeeds {
         Wanted {
             request,
             container,
+            instead_of: None,
             avoid: Vec::new(),
         }
     }

@@ -15,7 +15,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use rand::RngExt;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -23,6 +22,7 @@ use super::{
     Cluster,
     memory::{CreateRecord, intents::Intention},
     placement::{PlaceError, Reservation, Wanted},
+    reschedule::{Place, remake::Remake},
     snapshot::{Found, Node, Snapshot},
 };
 use crate::{
@@ -40,6 +40,7 @@ use crate::{
         address::EngineAddr,
         directive::{Directives, ID_LABEL, Kind, PolicyError},
         expression::{Expression, Operator, Softness},
+        resource::Amount,
     },
     registry::RegistryError,
     scheduler::{
@@ -65,6 +66,19 @@ pub struct CreateRequest {
     pub query: String,
     /// Registry credentials for a pull.
     pub auth: Option<HeaderValue>,
+}
+
+/// What a container is made in place of, and what comes with that.
+#[derive(Debug, Default)]
+pub(super) struct Instead {
+    /// The container whose name it takes.
+    pub place: Option<Place>,
+    /// What other containers will need on the same node.
+    pub companions: Amount,
+    /// Networks that it joins later.
+    pub networks: Vec<String>,
+    /// Nodes to leave out if there is any other.
+    pub avoid: Vec<EngineAddr>,
 }
 
 /// A container that was created.
@@ -154,8 +168,17 @@ impl Cluster {
     /// A create that was started is finished even if the future is dropped, so that the container
     /// is never left unknown.
     pub async fn create(&self, request: CreateRequest) -> Result<Created, CreateError> {
+        self.create_instead(request, Instead::default()).await
+    }
+
+    /// As [`Cluster::create`], in place of a container of another node.
+    pub(super) async fn create_instead(
+        &self,
+        request: CreateRequest,
+        instead: Instead,
+    ) -> Result<Created, CreateError> {
         let cluster = self.clone();
-        let create = async move { cluster.create_here(request).await };
+        let create = async move { cluster.create_here(request, instead).await };
         let work = self.inner.tasks.spawn(create);
         work.await.unwrap_or(Err(CreateError::ShuttingDown))
     }
@@ -182,29 +205,42 @@ impl Cluster {
         found: &Found,
         document: &RawObject,
     ) -> Result<Explanation, CreateError> {
+        let Found { node, container } = found;
+        let shares = self.options().cpu_shares;
+        let gone = self.inner.board.superseded_on(&node.inventory.addr);
+        let remake = Remake::read(document, container, &node.inventory, &gone, shares)?;
         let request = CreateRequest {
-            name: found.container.name().to_owned(),
-            body: request_of(document)?,
+            name: container.name().to_owned(),
+            body: remake.body,
             version: None,
             query: String::new(),
             auth: None,
         };
-        let mut draft = Draft::new(&request, &self.snapshot(), self.options().cpu_shares)?;
-        // The engine shows the shares it was told, which is not what the client asked for.
-        draft.request.need = found.container.reserved;
-        let place = (
-            found.node.inventory.addr.clone(),
-            Arc::clone(&found.container.id),
-        );
+        let snapshot = self.snapshot();
+        let mut draft = Draft::new(&request, &snapshot, shares)?;
+        let place = (node.inventory.addr.clone(), Arc::clone(&container.id));
+        let networks = remake.networks.into_iter();
+        let instead = Instead {
+            place: Some(place.clone()),
+            networks: networks.map(|(name, _)| name).collect(),
+            ..Instead::default()
+        };
+        draft.take_place(&instead, &snapshot);
         let explained = self.inner.placement.explain(draft.request, Some(place));
         Ok(explained.await?)
     }
 
-    async fn create_here(&self, request: CreateRequest) -> Result<Created, CreateError> {
+    async fn create_here(
+        &self,
+        request: CreateRequest,
+        instead: Instead,
+    ) -> Result<Created, CreateError> {
         self.names_known().await?;
-        let mut draft = Draft::new(&request, &self.snapshot(), self.options().cpu_shares)?;
+        let snapshot = self.snapshot();
+        let mut draft = Draft::new(&request, &snapshot, self.options().cpu_shares)?;
+        draft.take_place(&instead, &snapshot);
         let mut retries = 0;
-        let mut failed_on = Vec::new();
+        let mut failed_on = instead.avoid;
         loop {
             let error = match self.attempt(&request, &draft, &mut failed_on).await {
                 Ok(created) => return Ok(created),
@@ -235,7 +271,7 @@ impl Cluster {
 
     /// Waits until all names that were given are known, those on engines that are down included: a
     /// manager that has just started must not give them again.
-    async fn names_known(&self) -> Result<(), StoreError> {
+    pub(super) async fn names_known(&self) -> Result<(), StoreError> {
         let Some(memory) = &self.inner.memory else {
             return Ok(());
         };
@@ -262,6 +298,7 @@ impl Cluster {
             .place(Wanted {
                 request: draft.request.clone(),
                 container: Arc::clone(&draft.container),
+                instead_of: draft.instead_of.clone(),
                 avoid: failed_on.clone(),
             })
             .await?;
@@ -517,22 +554,6 @@ fn with_tag(image: &str) -> String {
     }
 }
 
-/// The create request that would make such a container again.
-fn request_of(document: &RawObject) -> Result<RawObject, MemberError> {
-    let mut body = document.object("Config")?;
-    body.set("HostConfig", &document.object("HostConfig")?);
-    let settings = document.object("NetworkSettings")?;
-    let mut endpoints: BTreeMap<String, Box<RawValue>> =
-        settings.parsed("Networks")?.unwrap_or_default();
-    // These are on every node.
-    endpoints.retain(|name, _| !["bridge", "host", "none"].contains(&name.as_str()));
-    if !endpoints.is_empty() {
-        let config = BTreeMap::from([("EndpointsConfig", endpoints)]);
-        body.set("NetworkingConfig", &config);
-    }
-    Ok(body)
-}
-
 /// A create request, understood.
 #[derive(Debug)]
 struct Draft {
@@ -544,6 +565,7 @@ struct Draft {
     directives: Directives,
     request: Request,
     container: Arc<Container>,
+    instead_of: Option<Place>,
     wants_holder: bool,
 }
 
@@ -623,8 +645,21 @@ impl Draft {
             directives,
             request,
             container,
+            instead_of: None,
             wants_holder: false,
         })
+    }
+
+    /// Puts the container in the place of another one.
+    fn take_place(&mut self, instead: &Instead, snapshot: &Snapshot) {
+        self.instead_of.clone_from(&instead.place);
+        self.request.need += instead.companions;
+        if !self.directives.has_hard_node_constraint() {
+            let networks = instead.networks.iter();
+            for network in networks.filter_map(|name| network::resolve(snapshot, name)) {
+                network.pin(&mut self.request);
+            }
+        }
     }
 
     /// The body for one engine.

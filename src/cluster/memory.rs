@@ -12,6 +12,9 @@
 //! - `containers/<addr>/<id>`: the engine's list entry (`Entry`) and inspect document (`Inspect`),
 //!   and for a container made through us the create request (`Create`), directives included.
 //! - `creates/<cluster-wide ID>`: a create under way, see [`intents`].
+//! - `settings/<addr>`: what an operator said of a node, see [`nodes`](super::nodes).
+//! - `superseded/<addr>/<id>`: a container that was made again elsewhere and has to be removed when
+//!   its engine is back.
 //!
 //! The engines are the truth for what they hold; records are for when they cannot be asked. A
 //! container that a healthy engine no longer lists is forgotten. A node that leaves the cluster is
@@ -52,9 +55,11 @@ use self::intents::Intent;
 use crate::{
     cluster::{
         election::{Leadership, Role},
+        nodes::{AllSettings, Settings},
         placement::Placement,
     },
     engine::{
+        health::Status,
         inventory::{Container, Inventory, Specs, container::CpuShares},
         monitor::{Monitors, Recall},
         raw::RawObject,
@@ -131,6 +136,8 @@ struct Desk {
     pending: HashMap<EngineAddr, Pending>,
     /// Each node as a healthy engine showed it last.
     latest: HashMap<EngineAddr, Arc<Inventory>>,
+    /// Since when nodes are down that were seen before.
+    down: HashMap<EngineAddr, DateTime<Utc>>,
     /// Creates that are not settled, by cluster-wide ID.
     intents: HashMap<Arc<str>, Intent>,
     /// When engines were last asked what they hold for the sake of such creates.
@@ -182,6 +189,8 @@ struct NodeRecord {
     #[serde(default)]
     ip: Option<IpAddr>,
     seen_at: DateTime<Utc>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    down_since: Option<DateTime<Utc>>,
 }
 
 /// The request that made a container, for its record.
@@ -199,6 +208,7 @@ impl Desk {
             leads_since: Instant::now(),
             pending: HashMap::new(),
             latest: HashMap::new(),
+            down: HashMap::new(),
             intents: HashMap::new(),
             asked: HashMap::new(),
             saved: HashMap::new(),
@@ -234,12 +244,18 @@ impl Memory {
     /// Takes note of what a monitor found; never waits. Documents are those of containers that
     /// were inspected since the last note.
     pub fn note(&self, inventory: &Arc<Inventory>, documents: Vec<(Arc<str>, Bytes)>) {
-        if documents.is_empty() && !inventory.is_healthy() {
-            return;
-        }
         let addr = &inventory.addr;
         let mut desk = self.desk();
         let desk = &mut *desk;
+        let is_lost = inventory.status == Status::Unhealthy && desk.latest.contains_key(addr);
+        let was_down = match inventory.down_since.filter(|_| is_lost) {
+            Some(since) => desk.down.insert(addr.clone(), since.into()),
+            None => desk.down.remove(addr),
+        };
+        let is_news = was_down.is_some() != desk.down.contains_key(addr);
+        if documents.is_empty() && !inventory.is_healthy() && !is_news {
+            return;
+        }
         let pending = desk.pending.entry(addr.clone()).or_default();
         for (id, inspect) in documents {
             let before = pending.documents.remove(&id);
@@ -263,7 +279,7 @@ impl Memory {
                     pending.gone.push(Arc::clone(id));
                     let swarm_id = container.swarm_id.as_ref();
                     if let Some(intent) = swarm_id.and_then(|id| desk.intents.get_mut(id)) {
-                        intent.removed();
+                        intent.removed(addr);
                     }
                 }
             }
@@ -276,6 +292,7 @@ impl Memory {
         let mut desk = self.desk();
         desk.pending.remove(addr);
         desk.latest.remove(addr);
+        desk.down.remove(addr);
         desk.saved.remove(addr);
     }
 
@@ -297,11 +314,61 @@ impl Memory {
             .filter(|inspect| !inspect.is_empty()))
     }
 
+    /// A container was made again elsewhere: it has to be removed when its engine is back, and its
+    /// record is not needed any more.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn supersede(
+        &self,
+        addr: &EngineAddr,
+        id: &Arc<str>,
+        name: &str,
+    ) -> Result<(), StoreError> {
+        let key = self.superseded_key(addr, id);
+        let mut record = RawObject::default();
+        record.set("Name", name);
+        let value = Bytes::from(record.to_bytes());
+        self.within(self.inner.store.put(&key, value)).await?;
+        self.delete(addr, id).await
+    }
+
+    /// Such a container was removed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn removed_superseded(&self, addr: &EngineAddr, id: &str) -> Result<(), StoreError> {
+        let key = self.superseded_key(addr, id);
+        self.within(self.inner.store.delete(&key, None)).await?;
+        Ok(())
+    }
+
+    /// The containers that were made again elsewhere and are not known to be removed, with names.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn superseded(&self) -> Result<Vec<(EngineAddr, Arc<str>, String)>, StoreError> {
+        let prefix = format!("{}/superseded", self.inner.options.prefix);
+        let listing = self.within(self.inner.store.list(&prefix)).await?;
+        let places = listing.entries.iter().filter_map(|entry| {
+            let (before, id) = entry.key.rsplit_once('/')?;
+            let (_, addr) = before.rsplit_once('/')?;
+            let record = RawObject::parse(&entry.value).ok()?;
+            let name = record.parsed("Name").ok().flatten().unwrap_or_default();
+            Some((addr.parse().ok()?, Arc::from(id), name))
+        });
+        Ok(places.collect())
+    }
+
     /// Writes what changes while this manager leads, until `shutdown`; what waits then is written
     /// first, if the store is there.
     pub async fn run(
         self,
         placement: Placement,
+        settings: Arc<AllSettings>,
         monitors: Monitors,
         leadership: Leadership,
         shutdown: CancellationToken,
@@ -334,7 +401,7 @@ impl Memory {
                 monitors.recall_again();
             }
             if !is_tidy && !is_last {
-                is_tidy = self.start(&placement).await;
+                is_tidy = self.start(&placement, &settings).await;
             }
             let took = self.write_pending().await;
             let waits = self.settle_rest(&monitors).await;
@@ -393,12 +460,51 @@ impl Memory {
     }
 
     /// What has to be done once, as soon as the store is there.
-    async fn start(&self, placement: &Placement) -> bool {
-        let outcome = match self.recall_intents(placement).await {
-            Ok(()) => self.forget_old_nodes().await,
-            Err(error) => Err(error),
+    async fn start(&self, placement: &Placement, settings: &AllSettings) -> bool {
+        let work = async {
+            self.recall_settings(placement, settings).await?;
+            self.recall_intents(placement).await?;
+            self.forget_old_nodes().await
         };
-        outcome.map_err(|error| self.failed(error)).is_ok()
+        work.await.map_err(|error| self.failed(error)).is_ok()
+    }
+
+    /// Reads what operators said of nodes.
+    async fn recall_settings(
+        &self,
+        placement: &Placement,
+        settings: &AllSettings,
+    ) -> Result<(), StoreError> {
+        let prefix = format!("{}/settings", self.inner.options.prefix);
+        let listing = self.within(self.inner.store.list(&prefix)).await?;
+        for entry in listing.entries {
+            let addr = entry.key.rsplit('/').next().unwrap_or_default().parse();
+            let (Ok(addr), Ok(said)) = (addr, serde_json::from_slice::<Settings>(&entry.value))
+            else {
+                warn!(key = entry.key, "record cannot be read, left alone");
+                continue;
+            };
+            settings.set(EngineAddr::clone(&addr), said.clone());
+            placement.set(addr, said).await;
+        }
+        Ok(())
+    }
+
+    /// Keeps what an operator says of a node.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn put_settings(
+        &self,
+        addr: &EngineAddr,
+        settings: &Settings,
+    ) -> Result<(), StoreError> {
+        let key = format!("{}/settings/{addr}", self.inner.options.prefix);
+        let value = serde_json::to_vec(settings).unwrap_or_default();
+        self.within(self.inner.store.put(&key, value.into()))
+            .await?;
+        Ok(())
     }
 
     /// Whether there was anything to do, and more may be.
@@ -499,7 +605,8 @@ impl Memory {
             let Some(container) = inventory.containers.get(&id) else {
                 continue;
             };
-            if let Some(create) = self.intended(container.swarm_id.as_ref()) {
+            let swarm_id = container.swarm_id.as_ref();
+            if let Some(create) = self.intended(swarm_id, &inventory.addr) {
                 document.create = Some(create);
             }
             let digest = digest(container, &document.inspect);
@@ -529,6 +636,7 @@ impl Memory {
             specs: (**specs).clone(),
             ip: inventory.ip,
             seen_at: now,
+            down_since: self.desk().down.get(addr).copied(),
         };
         let digest = record.digest();
         let is_due = self.desk().saved.get(addr).is_none_or(|saved| {
@@ -584,7 +692,7 @@ impl Memory {
         if let Some(saved) = self.desk().saved.get_mut(addr) {
             saved.containers.insert(Arc::clone(&container.id), *digest);
         }
-        self.recorded(container.swarm_id.as_ref());
+        self.recorded(container.swarm_id.as_ref(), addr);
         Ok(())
     }
 
@@ -635,6 +743,7 @@ impl Memory {
             specs: Some(Arc::new(record.specs)),
             ip: record.ip,
             updated_at: record.seen_at.into(),
+            down_since: record.down_since.map(Into::into),
             containers,
             is_recalled: true,
             ..Inventory::pending(addr.clone())
@@ -675,19 +784,18 @@ impl Memory {
             let Some(addr) = entry.key.strip_prefix(&format!("{prefix}/")) else {
                 continue;
             };
-            if Utc::now() - record.seen_at < limit {
+            let is_there = |addr: EngineAddr| self.desk().latest.contains_key(&addr);
+            if Utc::now() - record.seen_at < limit || addr.parse().is_ok_and(is_there) {
                 continue;
             }
             info!(addr, seen_at = %record.seen_at, "node is forgotten");
-            let containers = format!("{}/containers/{addr}", self.inner.options.prefix);
-            for container in self
-                .within(self.inner.store.list(&containers))
-                .await?
-                .entries
-            {
-                let at = Some(container.revision);
-                self.within(self.inner.store.delete(&container.key, at))
-                    .await?;
+            for kind in ["containers", "superseded"] {
+                let below = format!("{}/{kind}/{addr}", self.inner.options.prefix);
+                let listing = self.within(self.inner.store.list(&below)).await?;
+                for entry in listing.entries {
+                    let at = Some(entry.revision);
+                    self.within(self.inner.store.delete(&entry.key, at)).await?;
+                }
             }
             let at = Some(entry.revision);
             self.within(self.inner.store.delete(&entry.key, at)).await?;
@@ -754,6 +862,10 @@ impl Memory {
         format!("{}/nodes/{addr}", self.inner.options.prefix)
     }
 
+    fn superseded_key(&self, addr: &EngineAddr, id: &str) -> String {
+        format!("{}/superseded/{addr}/{id}", self.inner.options.prefix)
+    }
+
     fn container_key(&self, addr: &EngineAddr, id: &str) -> String {
         format!("{}/containers/{addr}/{id}", self.inner.options.prefix)
     }
@@ -788,6 +900,7 @@ impl NodeRecord {
             .unwrap_or_default()
             .hash(&mut hasher);
         self.ip.hash(&mut hasher);
+        self.down_since.hash(&mut hasher);
         hasher.finish()
     }
 }

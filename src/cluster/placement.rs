@@ -6,7 +6,7 @@
 //! its deadline holds up placements, and nothing else.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,7 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cluster::index::Index,
+    cluster::{
+        index::Index,
+        nodes::{Availability, Settings},
+    },
     engine::{
         health::Status,
         inventory::{Container, Inventory},
@@ -45,6 +48,8 @@ pub struct Wanted {
     pub request: Request,
     /// How the container will look to other placements; its name is reserved with it.
     pub container: Arc<Container>,
+    /// A container that is placed as if it were not there, and whose name this one takes.
+    pub instead_of: Option<(EngineAddr, Arc<str>)>,
     /// Nodes to leave out if there is any other: a create failed there already.
     pub avoid: Vec<EngineAddr>,
 }
@@ -95,6 +100,7 @@ enum Command {
         Option<(EngineAddr, Arc<str>)>,
         oneshot::Sender<Result<Explanation, PlaceError>>,
     ),
+    Set(EngineAddr, Settings),
     ReserveName(String, oneshot::Sender<Result<u64, PlaceError>>),
     HoldName(String, oneshot::Sender<u64>),
     Release(u64),
@@ -122,6 +128,7 @@ impl Placement {
             overcommit,
             table: NodeTable::default(),
             slots: HashMap::new(),
+            settings: HashMap::new(),
             seen: HashMap::new(),
             index: Arc::default(),
             held: HashMap::new(),
@@ -140,6 +147,11 @@ impl Placement {
     pub async fn put(&self, inventory: Arc<Inventory>) {
         // At shutdown nobody needs to know any more; the same below.
         let _ = self.commands.send(Command::Put(inventory)).await;
+    }
+
+    /// Tells what an operator said of a node.
+    pub async fn set(&self, addr: EngineAddr, settings: Settings) {
+        let _ = self.commands.send(Command::Set(addr, settings)).await;
     }
 
     /// Tells that a node is gone.
@@ -298,6 +310,7 @@ struct Desk {
     overcommit: f64,
     table: NodeTable,
     slots: HashMap<EngineAddr, u32>,
+    settings: HashMap<EngineAddr, Settings>,
     seen: HashMap<u32, Seen>,
     // Invariant: nobody else holds this while it is changed, so changes never copy it.
     index: Arc<Index>,
@@ -330,6 +343,7 @@ impl Desk {
         match command {
             Command::Put(inventory) => self.put(&inventory),
             Command::Remove(addr) => self.remove(&addr),
+            Command::Set(addr, settings) => self.set(addr, settings),
             Command::Place(wanted, reply) => {
                 let answer = self.place(&wanted);
                 *self.troubles.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -428,6 +442,16 @@ impl Desk {
         self.update_usage(slot);
     }
 
+    fn set(&mut self, addr: EngineAddr, settings: Settings) {
+        self.settings.insert(addr.clone(), settings);
+        let slot = self.slots.get(&addr).copied();
+        let Some((slot, seen)) = slot.and_then(|slot| Some((slot, self.seen.get(&slot)?))) else {
+            return;
+        };
+        let node = self.node(&Arc::clone(&seen.inventory));
+        self.table.update(slot, node);
+    }
+
     fn remove(&mut self, addr: &EngineAddr) {
         let Some(slot) = self.slots.remove(addr) else {
             return;
@@ -459,8 +483,20 @@ impl Desk {
     }
 
     fn place(&mut self, wanted: &Wanted) -> Result<(EngineAddr, u64), PlaceError> {
-        self.check_name(&wanted.request.name)?;
-        let ranked = self.rank(&wanted.request, 1 + wanted.avoid.len())?;
+        let limit = 1 + wanted.avoid.len();
+        let ranked = match &wanted.instead_of {
+            Some(place) => self.without(place, |desk| {
+                // Creates under way cannot have the name, since the container that goes has it.
+                if desk.index.is_taken(&wanted.request.name) {
+                    return Err(PlaceError::NameTaken(wanted.request.name.clone()));
+                }
+                desk.rank(&wanted.request, limit)
+            })?,
+            None => {
+                self.check_name(&wanted.request.name)?;
+                self.rank(&wanted.request, limit)?
+            }
+        };
         let addr = ranked
             .iter()
             .find(|addr| !wanted.avoid.contains(addr))
@@ -494,12 +530,23 @@ impl Desk {
         request: &Request,
         instead_of: Option<(EngineAddr, Arc<str>)>,
     ) -> Result<Explanation, PlaceError> {
-        let Some((addr, id)) = instead_of else {
-            self.check_name(&request.name)?;
-            return Ok(self.explain_now(request));
-        };
-        let Some((slot, container)) = self.find(&addr, &id) else {
-            return Ok(self.explain_now(request));
+        match instead_of {
+            Some(place) => Ok(self.without(&place, |desk| desk.explain_now(request))),
+            None => {
+                self.check_name(&request.name)?;
+                Ok(self.explain_now(request))
+            }
+        }
+    }
+
+    /// Does something as if a container were not there.
+    fn without<T>(
+        &mut self,
+        (addr, id): &(EngineAddr, Arc<str>),
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let Some((slot, container)) = self.find(addr, id) else {
+            return work(self);
         };
         Arc::make_mut(&mut self.index).remove(slot, &container);
         if let Some(seen) = self.seen.get_mut(&slot) {
@@ -509,13 +556,13 @@ impl Desk {
         let mut usage = self.table.usage(slot);
         usage.containers = usage.containers.saturating_sub(1);
         self.table.set_usage(slot, usage);
-        let explanation = self.explain_now(request);
+        let done = work(self);
         Arc::make_mut(&mut self.index).add(slot, &container);
         if let Some(seen) = self.seen.get_mut(&slot) {
             seen.reserved.add(container.reserved);
         }
         self.update_usage(slot);
-        Ok(explanation)
+        done
     }
 
     fn explain_now(&mut self, request: &Request) -> Explanation {
@@ -600,25 +647,27 @@ impl Desk {
     }
 
     fn node(&self, inventory: &Inventory) -> Node {
+        let settings = self.settings.get(&inventory.addr);
+        let takes_none = settings.is_some_and(|said| said.availability != Availability::Active);
+        let specs = inventory.specs.as_ref();
+        let mut labels = specs.map_or_else(BTreeMap::new, |specs| specs.labels.clone());
+        if let Some(said) = settings {
+            labels.extend(said.labels.clone());
+        }
         Node {
             id: inventory.node_id(),
             name: inventory.name().to_owned(),
             address: inventory.addr.to_string(),
             status: match inventory.status {
                 Status::Pending => NodeStatus::Pending,
+                Status::Healthy if takes_none => NodeStatus::Draining,
                 Status::Healthy => NodeStatus::Healthy,
                 Status::Unhealthy => NodeStatus::Unhealthy,
                 Status::Disconnected => NodeStatus::Disconnected,
             },
             health: inventory.health,
             total: inventory.total().overcommitted(self.overcommit),
-            labels: inventory.specs.as_ref().map_or_else(Vec::new, |specs| {
-                specs
-                    .labels
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.clone()))
-                    .collect()
-            }),
+            labels: labels.into_iter().collect(),
         }
     }
 }

@@ -51,6 +51,18 @@ pub struct Snapshot {
     by_name: imbl::OrdMap<Arc<str>, Vec<Place>>,
 }
 
+impl Node {
+    /// The node as it would be without a container.
+    pub(super) fn without(&self, id: &str) -> Self {
+        let mut inventory = Inventory::clone(&self.inventory);
+        inventory.containers.remove(id);
+        Self {
+            inventory: Arc::new(inventory),
+            client: self.client.clone(),
+        }
+    }
+}
+
 impl Snapshot {
     /// The nodes, by address.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
@@ -92,7 +104,7 @@ impl Snapshot {
     /// 1. full ID or its first 12 characters,
     /// 2. full cluster-wide ID or its first 12 characters,
     /// 3. a name, bare, with a leading `/`, or behind `<node name>/` or `<node ID>/`; a name that
-    ///    several containers have resolves to none,
+    ///    several containers have resolves to none, unless one was made again for the others,
     /// 4. a prefix that exactly one ID or cluster-wide ID has.
     ///
     /// Cost: logarithmic in the number of containers.
@@ -105,8 +117,14 @@ impl Snapshot {
             .or_else(|| match self.named(reference).as_slice() {
                 [] => self.by_prefix(reference),
                 [one] => Some(one.clone()),
-                _ => None,
+                several => newest_copy(several),
             })
+    }
+
+    /// Every container with a cluster-wide ID: several only while one is being moved.
+    pub fn copies(&self, swarm_id: &str) -> Vec<Found> {
+        let places = self.by_swarm_id.get(swarm_id).into_iter().flatten();
+        places.filter_map(|place| self.at(place)).collect()
     }
 
     /// Every container whose name a reference is.
@@ -141,7 +159,8 @@ impl Snapshot {
             .range(Arc::<str>::from(reference)..)
             .next()?;
         is_id_or_short(id, reference).then_some(())?;
-        self.at(places.first()?)
+        let copies: Vec<_> = places.iter().filter_map(|place| self.at(place)).collect();
+        newest_copy(&copies).or_else(|| copies.into_iter().next())
     }
 
     fn by_prefix(&self, reference: &str) -> Option<Found> {
@@ -235,6 +254,17 @@ impl Snapshot {
             take(&mut self.by_name, name, &place);
         }
     }
+}
+
+/// The container that was made again in place of all the others, if they are copies.
+fn newest_copy(found: &[Found]) -> Option<Found> {
+    let newest = found.iter().max_by_key(|copy| copy.container.fence())?;
+    let is_for_all = found.iter().all(|copy| {
+        let is_it = Arc::ptr_eq(&copy.container, &newest.container);
+        let is_older = copy.container.fence() < newest.container.fence();
+        copy.container.swarm_id == newest.container.swarm_id && (is_it || is_older)
+    });
+    (is_for_all && newest.container.swarm_id.is_some()).then(|| newest.clone())
 }
 
 /// Whether `reference` is all of `id` or its first 12 characters.

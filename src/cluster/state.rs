@@ -10,10 +10,12 @@ use crate::{
         feed::Feed,
         memory::Memory,
         placement::Placement,
+        reschedule::Board,
         snapshot::{Node, Snapshot},
     },
     engine::{
         event::Event,
+        inventory::Inventory,
         monitor::{Unheard, Update},
     },
 };
@@ -33,6 +35,7 @@ pub struct State {
     placement: Placement,
     feed: Arc<Feed>,
     memory: Option<Memory>,
+    board: Arc<Board>,
 }
 
 impl State {
@@ -41,6 +44,7 @@ impl State {
         placement: Placement,
         feed: Arc<Feed>,
         memory: Option<Memory>,
+        board: Arc<Board>,
     ) -> (Self, mpsc::Sender<Update>) {
         let (sender, updates) = mpsc::channel(QUEUE);
         let state = Self {
@@ -50,6 +54,7 @@ impl State {
             placement,
             feed,
             memory,
+            board,
         };
         (state, sender)
     }
@@ -92,6 +97,16 @@ impl State {
         }
     }
 
+    /// The inventory as it shall be seen: what was made again elsewhere is not in it.
+    fn without_superseded(&self, mut inventory: Arc<Inventory>) -> Arc<Inventory> {
+        for id in self.board.superseded_on(&inventory.addr).into_keys() {
+            if inventory.containers.contains_key(&id) {
+                Arc::make_mut(&mut inventory).containers.remove(&id);
+            }
+        }
+        inventory
+    }
+
     async fn apply(
         &mut self,
         update: Update,
@@ -107,6 +122,7 @@ impl State {
                 documents,
                 unheard: _,
             } => {
+                let inventory = self.without_superseded(inventory);
                 if let Some(memory) = &self.memory {
                     memory.note(&inventory, documents);
                 }
@@ -120,7 +136,9 @@ impl State {
                     memory.drop_node(&addr);
                 }
                 self.placement.remove(addr.clone()).await;
-                self.snapshot.remove(&addr);
+                if let Some(node) = self.snapshot.remove(&addr) {
+                    self.board.departed(node);
+                }
                 events.extend(event);
             }
         }

@@ -89,6 +89,17 @@ pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok,
     to.serialize_str(&format(*value))
 }
 
+/// Serializes a duration that may be absent.
+pub(super) fn serialize_some<S: Serializer>(
+    value: &Option<Duration>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serialize(value, to),
+        None => to.serialize_none(),
+    }
+}
+
 fn part_nanos(number: &str, unit: &str) -> Option<i128> {
     let scale = match unit {
         "ns" => 1,

@@ -448,6 +448,20 @@ impl Client {
         serde_json::from_slice(&answer).map_err(|error| self.odd(&error))
     }
 
+    /// Posts a small JSON document to `path`, which has no version prefix, and returns the whole
+    /// answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Client::call`].
+    pub async fn post(&self, path: &str, document: Bytes) -> Result<Bytes, ClientError> {
+        self.post_at(&self.path(path), document).await
+    }
+
     /// Posts a small JSON document to `path` as it stands, version prefix included, and returns the
     /// whole answer.
     ///

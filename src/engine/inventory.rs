@@ -51,6 +51,8 @@ pub struct Inventory {
     pub volumes: Arc<Vec<Arc<Volume>>>,
     /// When the engine last listed all its containers; `None` if it never did.
     pub listed_at: Option<Instant>,
+    /// When contact was lost, while it is.
+    pub down_since: Option<SystemTime>,
     /// Whether all this is what an earlier process saw, and nothing was heard since.
     pub is_recalled: bool,
 }
@@ -120,6 +122,7 @@ impl Inventory {
             networks: Arc::default(),
             volumes: Arc::default(),
             listed_at: None,
+            down_since: None,
             is_recalled: false,
         }
     }

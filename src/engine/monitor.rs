@@ -502,6 +502,7 @@ impl Monitor {
         }
         drop(permit);
         self.inventory.is_recalled = false;
+        self.inventory.down_since = None;
         self.recall = None;
         let event = match self.health.validated() {
             Some(Transition::Connected) => {
@@ -664,6 +665,11 @@ impl Monitor {
         debug!(%error, failures = self.health.failures(), "engine cannot be reached");
         if was == Status::Pending {
             self.recall().await;
+        }
+        if self.health.failures() > 0 {
+            self.inventory
+                .down_since
+                .get_or_insert_with(SystemTime::now);
         }
         let mut events = Vec::new();
         if transition == Some(Transition::Lost) {

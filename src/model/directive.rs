@@ -11,6 +11,9 @@ use super::expression::{Expression, ExpressionError};
 /// Label with the cluster-wide container ID: 64 hexadecimal digits.
 pub const ID_LABEL: &str = "com.docker.swarm.id";
 
+/// Label with the fencing token of a container that was made again in place of another: a number.
+pub const FENCE_LABEL: &str = "com.docker.swarm.fence";
+
 /// The four kinds of directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -61,8 +64,26 @@ pub enum ReschedulePolicy {
     #[default]
     Off,
     /// It is created again on another node.
-    OnNodeFailure,
+    OnNodeFailure(Stateful),
 }
+
+/// What becomes of a container whose data stays behind when its node fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stateful {
+    /// It waits for its node, unless its data can be reached from others.
+    #[default]
+    Judge,
+    /// It is moved, and begins with what data the other node has.
+    Force,
+    /// It waits, wherever its data is.
+    Wait,
+}
+
+/// Key and values of the option of [`ReschedulePolicy::OnNodeFailure`].
+const STATEFUL: [(&str, Stateful); 2] = [
+    ("stateful=force", Stateful::Force),
+    ("stateful=wait", Stateful::Wait),
+];
 
 /// Why the reschedule policies of a request are refused; the messages are classic Swarm's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +91,7 @@ pub enum PolicyError {
     /// More than one was given.
     #[error("too many reschedule policies")]
     TooMany,
-    /// Neither `off` nor `on-node-failure`.
+    /// Neither `off` nor `on-node-failure`, or an option that there is not.
     #[error("invalid reschedule policy: {0}")]
     Invalid(String),
 }
@@ -125,12 +146,18 @@ impl Directives {
     pub fn reschedule_policy(&self) -> Result<ReschedulePolicy, PolicyError> {
         match self.texts(Kind::Reschedule) {
             [] => Ok(ReschedulePolicy::Off),
-            [one] => match one.as_str() {
-                "off" => Ok(ReschedulePolicy::Off),
-                "on-node-failure" => Ok(ReschedulePolicy::OnNodeFailure),
-                other => Err(PolicyError::Invalid(other.to_owned())),
-            },
+            [one] => parse_policy(one).ok_or_else(|| PolicyError::Invalid(one.clone())),
             _ => Err(PolicyError::TooMany),
+        }
+    }
+
+    /// The reschedule policy that a container's labels carry; `Off` if they make no sense.
+    pub fn policy_of(labels: &BTreeMap<String, String>) -> ReschedulePolicy {
+        let texts = labels.get(Kind::Reschedule.label());
+        let texts: Option<Vec<String>> = texts.and_then(|json| serde_json::from_str(json).ok());
+        match texts.as_deref() {
+            Some([one]) => parse_policy(one).unwrap_or_default(),
+            _ => ReschedulePolicy::Off,
         }
     }
 
@@ -139,6 +166,27 @@ impl Directives {
         self.texts(Kind::Constraint)
             .iter()
             .any(|text| Expression::parse(text).is_ok_and(|e| e.is_hard_node()))
+    }
+}
+
+/// `off`, or `on-node-failure` with options behind commas.
+fn parse_policy(text: &str) -> Option<ReschedulePolicy> {
+    let mut parts = text.split(',');
+    let policy = parts.next()?;
+    let mut stateful = None;
+    for option in parts {
+        let (_, value) = STATEFUL.iter().find(|(text, _)| *text == option)?;
+        // A second one would contradict the first, or say nothing new.
+        if stateful.replace(*value).is_some() {
+            return None;
+        }
+    }
+    match policy {
+        "off" if stateful.is_none() => Some(ReschedulePolicy::Off),
+        "on-node-failure" => Some(ReschedulePolicy::OnNodeFailure(
+            stateful.unwrap_or_default(),
+        )),
+        _ => None,
     }
 }
 
@@ -181,6 +229,34 @@ mod tests {
             directives.push(Kind::Constraint, text);
             assert_eq!(directives.has_hard_node_constraint(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_policy_may_say_what_becomes_of_data() {
+        let on_failure = |stateful| Some(ReschedulePolicy::OnNodeFailure(stateful));
+        for (text, expected) in [
+            ("off", Some(ReschedulePolicy::Off)),
+            ("on-node-failure", on_failure(Stateful::Judge)),
+            (
+                "on-node-failure,stateful=force",
+                on_failure(Stateful::Force),
+            ),
+            ("on-node-failure,stateful=wait", on_failure(Stateful::Wait)),
+            ("off,stateful=wait", None),
+            ("on-node-failure,stateful=maybe", None),
+            ("on-node-failure,stateful=wait,stateful=force", None),
+            ("on-node-failure,", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_policy(text), expected, "{text}");
+            let json = serde_json::to_string(&[text]).unwrap();
+            let labels = BTreeMap::from([(Kind::Reschedule.label().to_owned(), json)]);
+            let read = Directives::policy_of(&labels);
+            assert_eq!(read, expected.unwrap_or_default(), "{text}");
+        }
+        let bare = "on-node-failure".to_owned();
+        let labels = BTreeMap::from([(Kind::Reschedule.label().to_owned(), bare)]);
+        assert_eq!(Directives::policy_of(&labels), ReschedulePolicy::Off);
     }
 
     #[test]

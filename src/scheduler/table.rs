@@ -21,7 +21,7 @@ pub enum NodeStatus {
     Unhealthy,
     /// Gone from discovery.
     Disconnected,
-    /// Its containers are being moved away.
+    /// In order, and takes no containers: its operator said so.
     Draining,
 }
 
@@ -152,11 +152,11 @@ impl NodeTable {
             .filter_map(|(slot, node)| Some((slot as u32, node.as_ref()?)))
     }
 
-    /// Every node that was validated once: what filters start from.
+    /// Every node that was validated once and takes containers: what filters start from.
     pub fn schedulable(&self) -> NodeSet {
         let mut set = NodeSet::with_slots(self.slots());
         for (slot, node) in self.iter() {
-            if !matches!(node.status, NodeStatus::Pending | NodeStatus::Disconnected) {
+            if matches!(node.status, NodeStatus::Healthy | NodeStatus::Unhealthy) {
                 set.insert(slot);
             }
         }

@@ -37,6 +37,7 @@ mod prune;
 mod races;
 mod registry;
 mod replication;
+mod reschedule;
 mod stores;
 mod streams;
 mod tls;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bollard::{
-    API_DEFAULT_VERSION, Docker, errors::Error, query_parameters::ListContainersOptionsBuilder,
+    API_DEFAULT_VERSION, Docker,
+    errors::Error,
+    models::ContainerCreateBody,
+    query_parameters::{CreateContainerOptionsBuilder, ListContainersOptionsBuilder},
 };
 use rand::RngExt;
 use skep_fleet::{
@@ -50,10 +53,17 @@ struct Stage {
     /// Where the server is, if each manager has a way of its own to it.
     island: Option<Arc<Island>>,
     ttl: String,
+    /// More options of every manager.
+    more: Vec<&'static str>,
     managers: Vec<Manager>,
 }
 
 impl Manager {
+    fn start_with(addr: &str, options: &[String]) -> Self {
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        Self::start(addr, &options)
+    }
+
     fn start(addr: &str, options: &[&str]) -> Self {
         let host = format!("tcp://{addr}");
         let daemon = Daemon::start(
@@ -118,6 +128,7 @@ impl Stage {
             servers,
             island: None,
             ttl: ttl.to_owned(),
+            more: Vec::new(),
             managers: Vec::new(),
         }
     }
@@ -162,12 +173,12 @@ impl Stage {
         }
     }
 
-    fn options(&self) -> [String; 5] {
+    fn options(&self) -> Vec<String> {
         let engines = self.fleet.engines();
         let addrs: Vec<String> = engines.iter().map(|e| e.addr().to_string()).collect();
         let number = self.managers.len();
         let server = &self.servers[number % self.servers.len()];
-        [
+        let mut options = vec![
             "--store".to_owned(),
             match &self.island {
                 Some(_) => format!("{}/test", server.url_by(number as u8)),
@@ -176,7 +187,9 @@ impl Stage {
             "--replication-ttl".to_owned(),
             self.ttl.clone(),
             format!("nodes://{}", addrs.join(",")),
-        ]
+        ];
+        options.extend(self.more.iter().map(ToString::to_string));
+        options
     }
 
     fn add(&mut self) {
@@ -186,7 +199,7 @@ impl Stage {
 
     fn start_at(&self, addr: &str) -> Manager {
         let options = self.options();
-        Manager::start(addr, &options.each_ref().map(String::as_str))
+        Manager::start_with(addr, &options)
     }
 
     /// Waits until one manager leads and all others follow it, and returns which one does.
@@ -448,9 +461,7 @@ async fn managers_that_start_together_agree(kind: Kind) {
     let starting: Vec<_> = (0..MANAGERS)
         .map(|_| {
             let options = options.clone();
-            std::thread::spawn(move || {
-                Manager::start(&free_addr(), &options.each_ref().map(String::as_str))
-            })
+            std::thread::spawn(move || Manager::start_with(&free_addr(), &options))
         })
         .collect();
     let managers = starting.into_iter().map(|thread| thread.join().unwrap());
@@ -545,6 +556,81 @@ async fn managers_on_a_server_each_outlive_one_of_them(kind: Kind) {
     ledger.lock().unwrap().check(&stage.fleet);
 }
 
+/// The engines that have a container of this name, the one at `dead` apart.
+fn copies(fleet: &Fleet, dead: usize, name: &str) -> Vec<bool> {
+    let engines = fleet.engines().iter().enumerate();
+    engines
+        .filter(|(at, _)| *at != dead)
+        .filter_map(|(_, engine)| engine.container(name))
+        .map(|container| container.phase.is_running())
+        .collect()
+}
+
+// I-HA-3
+async fn a_node_that_dies_is_rescheduled_once_whoever_leads(kind: Kind) {
+    const DEAD: usize = 0;
+    let mut stage = Stage::new(kind, "4s").await;
+    stage.more = crate::manager::FAST_FAIL.to_vec();
+    stage.add_all().await;
+    let docker = stage.managers[1].docker();
+    let mut names = Vec::new();
+    for number in 0..60 {
+        let name = format!("web{number}");
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let body = ContainerCreateBody {
+            image: Some("busybox".to_owned()),
+            env: Some(vec!["reschedule:on-node-failure".to_owned()]),
+            ..ContainerCreateBody::default()
+        };
+        docker.create_container(Some(options), body).await.unwrap();
+        docker.start_container(&name, None).await.unwrap();
+        if stage.fleet.engine(DEAD).container(&name).is_some() {
+            names.push(name);
+        }
+    }
+    assert!(names.len() >= 10, "{names:?}");
+    for engine in stage.fleet.engines() {
+        // So that leaders die in the middle of it.
+        let fault = Fault::Latency {
+            base: Duration::from_millis(100),
+            jitter: Duration::from_millis(300),
+        };
+        for route in ["POST /containers/create", "POST /containers/{id}/start"] {
+            engine.set_fault_on(route, fault.clone());
+        }
+    }
+    stage.fleet.engine(DEAD).die();
+    let moved = |least: usize| {
+        let all = names.iter().map(|name| copies(&stage.fleet, DEAD, name));
+        all.filter(|copies| copies.contains(&true)).count() >= least
+    };
+    let end = Instant::now() + PATIENCE;
+    while !moved(2) {
+        assert!(Instant::now() < end, "nothing moves");
+        sleep(Duration::from_millis(5)).await;
+    }
+    let leader = stage.await_agreement().await;
+    stage.managers[leader].daemon.kill();
+    stage.managers.remove(leader);
+    let end = Instant::now() + PATIENCE;
+    while !moved(names.len()) {
+        assert!(Instant::now() < end, "something does not move");
+        sleep(Duration::from_millis(20)).await;
+    }
+    stage.fleet.engine(DEAD).come_back();
+    let back = Arc::clone(stage.fleet.engine(DEAD));
+    let gone = timeout(PATIENCE, async {
+        for name in &names {
+            back.wait_for(|engine| engine.container(name).is_none())
+                .await;
+        }
+    });
+    gone.await.expect("old copies stay");
+    for name in &names {
+        assert_eq!(copies(&stage.fleet, DEAD, name), [true], "{name}");
+    }
+}
+
 macro_rules! suite {
     ($($name:ident($kind:expr): [$($test:ident),* $(,)?])*) => {$(
         mod $name {
@@ -571,6 +657,7 @@ macro_rules! all {
             without_the_store_nobody_leads_for_long,
             a_leader_cut_off_from_the_store_gives_way,
             managers_on_a_server_each_outlive_one_of_them,
+            a_node_that_dies_is_rescheduled_once_whoever_leads,
         ])*);
     };
 }

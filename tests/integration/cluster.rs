@@ -10,6 +10,7 @@ use skep::{
         create::{CreateError, CreateRequest},
         election::Leadership,
         memory::Memory,
+        reschedule,
         snapshot::Snapshot,
     },
     discovery::{Backend, BackendError, Batch, Change},
@@ -221,6 +222,13 @@ impl Bench {
         Ok(id_of(&created.body))
     }
 
+    /// Has discovery list these engines.
+    pub fn list(&self, indexes: &[usize]) {
+        let engines = indexes.iter().map(|index| self.fleet.engine(*index));
+        let addrs = engines.map(|engine| engine.addr().to_string());
+        self.members.send_replace(addrs.collect());
+    }
+
     pub fn status(&self, index: usize) -> Option<Status> {
         let addr = self.fleet.engine(index).addr().to_string().parse().unwrap();
         let snapshot = self.cluster.snapshot();
@@ -249,6 +257,11 @@ fn options() -> Options {
         removal_delay: Duration::ZERO,
         registries: Arc::default(),
         leadership: Leadership::alone(),
+        reschedule: reschedule::Options {
+            grace: Duration::ZERO,
+            max_moves: 10,
+            max_failed_percent: 50,
+        },
         strategy: "fewest".to_owned(),
         filters: vec!["health".to_owned()],
     }

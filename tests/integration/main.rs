@@ -10,4 +10,5 @@ mod kills;
 mod memory;
 mod objects;
 mod reload;
+mod reschedule;
 mod tls;

@@ -100,14 +100,14 @@ impl Store for Shaky {
 }
 
 /// A fleet, a store, and one cluster after the other over both.
-struct Stage {
-    fleet: Arc<Fleet>,
+pub struct Stage {
+    pub fleet: Arc<Fleet>,
     store: Arc<Shaky>,
     _directory: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn new(engines: usize, containers: usize) -> Self {
+    pub async fn new(engines: usize, containers: usize) -> Self {
         let fleet = Fleet::builder().engines(engines).containers(containers);
         let directory = tempfile::tempdir().unwrap();
         Self {
@@ -122,6 +122,14 @@ impl Stage {
     }
 
     fn start_as(&self, optional: bool, leadership: Leadership) -> Bench {
+        self.start_with(optional, |options| options.leadership = leadership)
+    }
+
+    pub fn start_with(
+        &self,
+        optional: bool,
+        change: impl FnOnce(&mut skep::cluster::Options),
+    ) -> Bench {
         let options = Options {
             prefix: "test".to_owned(),
             optional,
@@ -131,9 +139,7 @@ impl Stage {
         };
         let store: Arc<dyn Store> = Arc::clone(&self.store) as _;
         let memory = Memory::new(store, options);
-        Bench::over_with(Arc::clone(&self.fleet), Some(memory), |options| {
-            options.leadership = leadership;
-        })
+        Bench::over_with(Arc::clone(&self.fleet), Some(memory), change)
     }
 
     async fn start_healthy(&self) -> Bench {

@@ -64,6 +64,12 @@ pub async fn inspect(
     let found = found.ok_or_else(|| ApiError::no_container_plain(name))?;
     let mut document = document(context, version, name, &found, query).await?;
     add_node(&mut document, &found.node)?;
+    let addr = &found.node.inventory.addr;
+    if let Some(reason) = context.cluster.why_waiting(addr, &found.container.id) {
+        let mut node = document.object("Node")?;
+        node.set("Waiting", &*reason);
+        document.set("Node", &node);
+    }
     Ok(json(&document))
 }
 
@@ -180,6 +186,17 @@ pub async fn remove(
         .await
 }
 
+/// Whether a client wants a container to run from now on; `None` if it does not say.
+fn wish(operation: &str, signal: &str) -> Option<bool> {
+    let signal = signal.to_ascii_uppercase();
+    match (operation, signal.trim_start_matches("SIG")) {
+        ("start" | "restart", _) => Some(true),
+        ("stop", _) => Some(false),
+        ("kill", "" | "KILL" | "TERM" | "INT" | "QUIT" | "2" | "3" | "9" | "15") => Some(false),
+        _ => None,
+    }
+}
+
 /// Everything else about one container.
 pub async fn operate(
     context: &Context,
@@ -195,6 +212,10 @@ pub async fn operate(
     };
     let found = find_or(context, name, missing)?;
     let id = &found.container.id;
+    if let Some(runs) = wish(operation.path, query.get("signal")) {
+        let addr = &found.node.inventory.addr;
+        context.cluster.note_wish(addr, id, runs);
+    }
     let path = engine_path(
         &found.node,
         version,

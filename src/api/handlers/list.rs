@@ -23,7 +23,10 @@ use crate::{
         list_filters::{ListFilters, matches_name},
         query::Query,
     },
-    cluster::snapshot::{Found, Node, Snapshot},
+    cluster::{
+        Cluster,
+        snapshot::{Found, Node, Snapshot},
+    },
     engine::{
         inventory::{Container, resources::Tag},
         monitor::Refresh,
@@ -67,7 +70,7 @@ pub async fn list(context: &Context, query: &Query) -> Answer {
     } else {
         Sizes::new()
     };
-    Ok(stream_entries(found, sizes))
+    Ok(stream_entries(context.cluster.clone(), found, sizes))
 }
 
 /// Asks nodes anew if that is configured for these filters. A node that does not answer keeps the
@@ -366,10 +369,10 @@ fn split_port(text: &str) -> Option<(u16, &str)> {
 }
 
 /// Encodes entries as they are sent, so that the answer is never in memory as a whole.
-fn stream_entries(found: Vec<Found>, sizes: Sizes) -> Response<Body> {
+fn stream_entries(cluster: Cluster, found: Vec<Found>, sizes: Sizes) -> Response<Body> {
     let now: DateTime<Utc> = Utc::now();
-    let state = (found.into_iter(), sizes, Part::Start);
-    let chunks = stream::unfold(state, move |(mut found, sizes, part)| async move {
+    let state = (cluster, found.into_iter(), sizes, Part::Start);
+    let chunks = stream::unfold(state, move |(cluster, mut found, sizes, part)| async move {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES + 4096);
         let mut first = match part {
             Part::End => return None,
@@ -387,7 +390,12 @@ fn stream_entries(found: Vec<Found>, sizes: Sizes) -> Response<Body> {
             first = false;
             let more = sizes.get(&*one.container.id);
             let inventory = &one.node.inventory;
-            chunk.extend(entries::encode(&one.container, inventory, more, now));
+            let waiting = match inventory.is_healthy() {
+                true => None,
+                false => cluster.why_waiting(&inventory.addr, &one.container.id),
+            };
+            let entry = entries::encode(&one.container, inventory, waiting.as_deref(), more, now);
+            chunk.extend(entry);
             if chunk.len() >= CHUNK_BYTES {
                 next = Part::Middle;
                 break;
@@ -397,7 +405,7 @@ fn stream_entries(found: Vec<Found>, sizes: Sizes) -> Response<Body> {
             chunk.extend_from_slice(b"]\n");
         }
         let frame = Ok::<_, Infallible>(Frame::data(Bytes::from(chunk)));
-        Some((frame, (found, sizes, next)))
+        Some((frame, (cluster, found, sizes, next)))
     });
     let body = StreamBody::new(chunks)
         .map_err(|never| -> BodyError { match never {} })

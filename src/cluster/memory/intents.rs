@@ -8,7 +8,10 @@
 //!
 //! Key: `creates/<cluster-wide ID>`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -27,7 +30,7 @@ use crate::{
         monitor::{Monitors, Refresh},
         raw::RawObject,
     },
-    model::address::EngineAddr,
+    model::{address::EngineAddr, directive::FENCE_LABEL},
     store::StoreError,
 };
 
@@ -207,18 +210,38 @@ impl Memory {
     }
 
     /// The request that a container was made with, if its create is not settled.
-    pub(super) fn intended(&self, swarm_id: Option<&Arc<str>>) -> Option<RawObject> {
+    pub(super) fn intended(
+        &self,
+        swarm_id: Option<&Arc<str>>,
+        addr: &EngineAddr,
+    ) -> Option<RawObject> {
         let desk = self.desk();
         let intent = desk.intents.get(swarm_id?)?;
-        Some(intent.create.clone())
+        // Another copy of it is on record for itself.
+        (intent.addr == *addr).then(|| intent.create.clone())
+    }
+
+    /// The node where a container may be in the making, and the token it was asked for with.
+    pub fn under_way(&self, swarm_id: &str) -> Option<(EngineAddr, u64)> {
+        let desk = self.desk();
+        let intent = desk.intents.get(swarm_id)?;
+        if matches!(intent.fate, Fate::Made(_) | Fate::Over) {
+            return None;
+        }
+        let body = intent.create.object("Body").unwrap_or_default();
+        let labels: Option<BTreeMap<String, String>> = body.parsed("Labels").ok().flatten();
+        let token = labels.and_then(|labels| labels.get(FENCE_LABEL)?.parse().ok());
+        Some((intent.addr.clone(), token.unwrap_or(0)))
     }
 
     /// The container is on record: its intent is deleted when the others are.
-    pub(super) fn recorded(&self, swarm_id: Option<&Arc<str>>) {
+    pub(super) fn recorded(&self, swarm_id: Option<&Arc<str>>, addr: &EngineAddr) {
         let Some(swarm_id) = swarm_id else {
             return;
         };
-        if let Some(intent) = self.desk().intents.get_mut(swarm_id) {
+        if let Some(intent) = self.desk().intents.get_mut(swarm_id)
+            && intent.addr == *addr
+        {
             intent.fate = Fate::Over;
         }
     }
@@ -313,8 +336,8 @@ impl Memory {
 
 impl Intent {
     /// The container was removed. One whose create is under way may have gone before its answer.
-    pub(super) fn removed(&mut self) {
-        if matches!(self.fate, Fate::Made(_)) {
+    pub(super) fn removed(&mut self, addr: &EngineAddr) {
+        if self.addr == *addr && matches!(self.fate, Fate::Made(_)) {
             self.fate = Fate::Over;
         }
     }

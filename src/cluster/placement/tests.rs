@@ -101,6 +101,7 @@ fn wanted(name: &str, port: Option<u16>) -> Wanted {
     Wanted {
         request,
         container: Arc::new(container),
+        instead_of: None,
         avoid: Vec::new(),
     }
 }

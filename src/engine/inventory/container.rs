@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::{
     engine::raw::{MemberError, RawObject, null_as_default},
     model::{
-        directive::ID_LABEL,
+        directive::{Directives, FENCE_LABEL, ID_LABEL, ReschedulePolicy},
         port::PortBinding,
         resource::{Amount, NANO},
     },
@@ -60,12 +60,23 @@ pub struct Container {
     pub exec_ids: Vec<String>,
     /// The engine's own list entry, `Status` and `Names` included.
     pub entry: Bytes,
+    /// The inspect document of a container that may have to be made again elsewhere; empty for
+    /// others.
+    pub document: Bytes,
 }
 
 /// A mount as list filters look at it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Mount {
+    /// `volume`, `bind`, `tmpfs`.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// The volume's driver; empty for a bind mount.
+    pub driver: String,
+    /// Whether the container may write to it.
+    #[serde(rename = "RW")]
+    pub is_writable: bool,
     /// The volume's name; empty for a bind mount.
     pub name: String,
     /// The path on the host.
@@ -212,7 +223,8 @@ impl Container {
         cpus: u32,
         shares: CpuShares,
     ) -> Result<Self, ParseError> {
-        let inspect: Inspect = serde_json::from_slice(inspect)?;
+        let document = inspect;
+        let inspect: Inspect = serde_json::from_slice(document)?;
         let mut names: Vec<String> = entry
             .parsed::<Vec<String>>("Names")?
             .unwrap_or_default()
@@ -238,6 +250,10 @@ impl Container {
                 bindings.push(binding);
             }
         }
+        let document = match Directives::policy_of(&inspect.config.labels) {
+            ReschedulePolicy::Off => Bytes::new(),
+            ReschedulePolicy::OnNodeFailure(_) => Bytes::copy_from_slice(document),
+        };
         Ok(Self {
             id: Arc::from(inspect.id.as_str()),
             names,
@@ -260,7 +276,15 @@ impl Container {
             mounts: inspect.mounts,
             exec_ids: inspect.exec_ids,
             entry: Bytes::from(entry.to_bytes()),
+            document,
         })
+    }
+
+    /// The token of a container that was made again in place of another: greater than that of any
+    /// copy before; 0 if it never was.
+    pub fn fence(&self) -> u64 {
+        let token = self.labels.get(FENCE_LABEL);
+        token.and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// The container's own name, without the slash; empty if it has none.

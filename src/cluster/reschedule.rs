@@ -1,0 +1,773 @@
+//! Containers of nodes that failed are made again on others.
+//!
+//! One task compares, again and again, what is with what should be; nothing is driven by an event
+//! that could be missed. So it makes no difference whether this manager saw the node die, took over
+//! in the middle of a move, or was started long after:
+//!
+//! ```text
+//! node out of reach --grace--> failed --> which of its containers go, in which order   [plan]
+//!                                          |
+//!   newer copy is there already -----------+--> make it again elsewhere                [remake]
+//!                                          |    join its other networks, start it
+//!                                          '--> the old one is superseded: never shown again,
+//!                                               removed without its volumes when its node is back
+//! ```
+//!
+//! Each copy carries a fencing token in the label
+//! [`FENCE_LABEL`](crate::model::directive::FENCE_LABEL), greater than that of the copy
+//! before. Where two copies meet, the one with the greater token stays.
+//!
+//! A node has failed when it was out of reach for the grace period, counted by the manager that
+//! leads, and does not answer when it is asked once more. A node that leaves discovery is not out
+//! of reach: its engine is asked directly, and while it answers its containers stay. When more of the
+//! fleet is out of reach than is allowed, nothing is moved at all: most likely it is this manager
+//! that is cut off.
+//!
+//! Without an agent on the node, the grace period is all that stands between a partition and two
+//! running copies: containers on a node that is cut off go on running there.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use http::Method;
+use rand::seq::IteratorRandom;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+mod moving;
+mod plan;
+pub(super) mod remake;
+
+use self::{
+    moving::{Bounds, Manner},
+    plan::Plan,
+};
+use super::{
+    Cluster,
+    nodes::Availability,
+    snapshot::{Found, Node, Snapshot},
+};
+use crate::{
+    engine::{client::ClientError, inventory::Container, monitor::Refresh},
+    model::address::EngineAddr,
+};
+
+/// How containers of failed nodes are dealt with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a node may be out of reach.
+    pub grace: Duration,
+    /// Most moves at a time.
+    pub max_moves: usize,
+    /// Percentage of the fleet that may be out of reach; beyond it nothing is moved.
+    pub max_failed_percent: u8,
+}
+
+/// How often what is is compared with what should be.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Wait before a move that failed is tried again, doubling from the first to the second.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long an engine may take to answer when it is asked whether it is there.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// How often a node that left discovery is asked.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a node that left discovery and answers is asked whether it still does.
+const DEPARTED_LIFE: Duration = Duration::from_secs(3600);
+
+/// How many nodes that seem well are asked before anything is moved.
+const SAMPLE: usize = 64;
+
+/// How long such an answer counts.
+const SAMPLE_LIFE: Duration = Duration::from_secs(5);
+
+/// How long a node that is out of reach counts as one that vanished with others.
+const VANISHED: Duration = Duration::from_secs(600);
+
+/// How long it is remembered that a client stopped a container.
+const STOPS_LIFE: Duration = Duration::from_secs(600);
+
+/// Most of them.
+const MAX_STOPS: usize = 100_000;
+
+/// How many containers are removed at once from nodes that are back.
+const CONCURRENT_REMOVALS: usize = 16;
+
+/// A container of one engine.
+pub type Place = (EngineAddr, Arc<str>);
+
+/// What others know of the rescheduler.
+#[derive(Default)]
+pub struct Board {
+    notes: Mutex<Notes>,
+}
+
+/// Containers of one engine that were made again elsewhere: their IDs and names.
+pub type Superseded = BTreeMap<Arc<str>, String>;
+
+#[derive(Default)]
+struct Notes {
+    /// Why containers of failed nodes are not moved.
+    waiting: HashMap<Place, Arc<str>>,
+    /// Why nothing at all is moved.
+    halted: Option<String>,
+    /// Containers that a client stopped lately.
+    stops: HashMap<Place, Instant>,
+    /// Containers that were made again elsewhere.
+    superseded: HashMap<EngineAddr, Superseded>,
+    /// Nodes that left discovery with containers that may have to move, and when.
+    departed: BTreeMap<EngineAddr, (Arc<Node>, Instant)>,
+}
+
+impl Board {
+    /// Why a container waits for its node.
+    pub(super) fn why_waiting(&self, place: &Place) -> Option<Arc<str>> {
+        self.notes().waiting.get(place).cloned()
+    }
+
+    /// Why nothing is moved, if so.
+    pub(super) fn halted(&self) -> Option<String> {
+        self.notes().halted.clone()
+    }
+
+    /// A client stops a container: it shall not run elsewhere.
+    pub(super) fn stopped(&self, place: Place) {
+        let mut notes = self.notes();
+        if notes.stops.len() >= MAX_STOPS {
+            notes.stops.retain(|_, at| at.elapsed() < STOPS_LIFE);
+        }
+        if notes.stops.len() < MAX_STOPS {
+            notes.stops.insert(place, Instant::now());
+        }
+    }
+
+    /// A client starts it again.
+    pub(super) fn started(&self, place: &Place) {
+        self.notes().stops.remove(place);
+    }
+
+    fn was_stopped(&self, place: &Place) -> bool {
+        let notes = self.notes();
+        let stopped = notes.stops.get(place);
+        stopped.is_some_and(|at| at.elapsed() < STOPS_LIFE)
+    }
+
+    /// The containers of an engine that were made again elsewhere; empty for nearly all.
+    pub(super) fn superseded_on(&self, addr: &EngineAddr) -> Superseded {
+        self.notes()
+            .superseded
+            .get(addr)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// A node left discovery.
+    pub(super) fn departed(&self, node: Arc<Node>) {
+        let mut notes = self.notes();
+        let departed = &mut notes.departed;
+        departed.retain(|_, (_, at)| at.elapsed() < DEPARTED_LIFE);
+        if movable(&node.inventory.containers).next().is_some() {
+            departed.insert(node.inventory.addr.clone(), (node, Instant::now()));
+        }
+    }
+
+    fn supersede(&self, (addr, id): Place, name: String) {
+        let mut notes = self.notes();
+        notes.waiting.remove(&(addr.clone(), Arc::clone(&id)));
+        notes.superseded.entry(addr).or_default().insert(id, name);
+    }
+
+    fn removed(&self, addr: &EngineAddr, id: &str) {
+        let mut notes = self.notes();
+        if let Some(ids) = notes.superseded.get_mut(addr) {
+            ids.remove(id);
+            if ids.is_empty() {
+                notes.superseded.remove(addr);
+            }
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps what should be until `shutdown`, while this manager leads.
+pub(super) async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) {
+    let mut desk = Desk::new(cluster, options);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(ended) = desk.jobs.join_next(), if !desk.jobs.is_empty() => {
+                if let Ok(ended) = ended {
+                    desk.take(ended);
+                }
+                continue;
+            }
+            _ = ticks.tick() => {}
+        }
+        if !desk.cluster.leadership().may_change() {
+            desk.stand_down();
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            () = desk.step() => {}
+        }
+    }
+}
+
+/// A node that is out of reach.
+struct Failing {
+    node: Arc<Node>,
+    since: Instant,
+    /// Whether its containers were dealt with once.
+    is_planned: bool,
+}
+
+/// A node that left discovery with containers that may have to move.
+struct Departed {
+    node: Arc<Node>,
+    left_at: Instant,
+    /// Since when it does not answer.
+    silent_since: Option<Instant>,
+    asked_at: Option<Instant>,
+}
+
+/// What failed before, and shall be tried again.
+struct Try {
+    count: u32,
+    next_at: Instant,
+    /// Nodes where it did not work.
+    avoid: Vec<EngineAddr>,
+}
+
+/// Why something could not be done about a container.
+struct Failure {
+    reason: String,
+    /// The node where it did not work, if another one may do.
+    node: Option<EngineAddr>,
+}
+
+impl Failure {
+    fn new(reason: String) -> Self {
+        Self { reason, node: None }
+    }
+}
+
+/// How it ended for one container.
+type Outcome = (Place, Result<(), Failure>);
+
+struct Desk {
+    cluster: Cluster,
+    options: Options,
+    /// Whether what earlier leaders did is known.
+    is_ready: bool,
+    healthy: HashSet<EngineAddr>,
+    failing: BTreeMap<EngineAddr, Failing>,
+    departed: BTreeMap<EngineAddr, Departed>,
+    /// Nodes that shall be empty.
+    draining: HashSet<EngineAddr>,
+    tries: HashMap<Place, Try>,
+    under_way: HashSet<Place>,
+    jobs: JoinSet<Vec<Outcome>>,
+    /// When a part of the fleet was asked last, and which share of it was silent.
+    sampled: Option<(Instant, f64)>,
+}
+
+impl Desk {
+    fn new(cluster: Cluster, options: Options) -> Self {
+        Self {
+            cluster,
+            options,
+            is_ready: false,
+            healthy: HashSet::new(),
+            failing: BTreeMap::new(),
+            departed: BTreeMap::new(),
+            draining: HashSet::new(),
+            tries: HashMap::new(),
+            under_way: HashSet::new(),
+            jobs: JoinSet::new(),
+            sampled: None,
+        }
+    }
+
+    fn board(&self) -> &Board {
+        &self.cluster.inner.board
+    }
+
+    /// Another manager leads: what this one was about to do is its business now.
+    fn stand_down(&mut self) {
+        if !self.is_ready {
+            return;
+        }
+        let cluster = self.cluster.clone();
+        *self = Self::new(cluster, self.options.clone());
+        let mut notes = self.board().notes();
+        notes.waiting.clear();
+        notes.halted = None;
+        notes.superseded.clear();
+    }
+
+    async fn step(&mut self) {
+        if let Some(memory) = self.cluster.memory()
+            && memory.trouble().is_some()
+        {
+            // What is moved has to be remembered.
+            return;
+        }
+        if !self.is_ready && !self.get_ready().await {
+            return;
+        }
+        let snapshot = self.cluster.snapshot();
+        self.observe(&snapshot);
+        self.ask_departed().await;
+        self.remove_superseded(&snapshot);
+        self.deal_with_failed(&snapshot).await;
+        self.drain(&snapshot);
+    }
+
+    /// Learns what earlier leaders did.
+    async fn get_ready(&mut self) -> bool {
+        if self.cluster.names_known().await.is_err() {
+            return false;
+        }
+        if let Some(memory) = self.cluster.memory().cloned() {
+            match memory.superseded().await {
+                Ok(places) => {
+                    for (addr, id, name) in places {
+                        self.board()
+                            .supersede((addr.clone(), Arc::clone(&id)), name);
+                        self.cluster.refresh(&addr, Refresh::Container(id)).await;
+                    }
+                }
+                Err(error) => {
+                    debug!(%error, "cannot read which containers were moved");
+                    return false;
+                }
+            }
+        }
+        self.is_ready = true;
+        true
+    }
+
+    /// Takes note of which nodes are out of reach, back, or gone.
+    fn observe(&mut self, snapshot: &Arc<Snapshot>) {
+        let now = Instant::now();
+        for node in snapshot.nodes() {
+            let addr = &node.inventory.addr;
+            self.departed.remove(addr);
+            if node.inventory.is_healthy() {
+                if let Some(back) = self.failing.remove(addr) {
+                    debug!(node = node.inventory.name(), "node is in reach again");
+                    self.forget(&back.node);
+                }
+                if self.healthy.insert(addr.clone()) {
+                    self.compare_copies(snapshot, node);
+                }
+            } else if node.inventory.is_validated() {
+                self.healthy.remove(addr);
+                let failing = self.failing.entry(addr.clone()).or_insert_with(|| Failing {
+                    node: Arc::clone(node),
+                    since: now,
+                    is_planned: false,
+                });
+                failing.node = Arc::clone(node);
+            }
+        }
+        let departed = std::mem::take(&mut self.board().notes().departed);
+        for (addr, (node, left_at)) in departed {
+            if let Some(there) = snapshot.node(&addr) {
+                // It is back, or this snapshot is from before it left.
+                if Arc::ptr_eq(there, &node) {
+                    self.board().notes().departed.insert(addr, (node, left_at));
+                }
+                continue;
+            }
+            self.healthy.remove(&addr);
+            let failing = self.failing.remove(&addr);
+            let departed = Departed {
+                node,
+                left_at,
+                silent_since: failing.map(|failing| failing.since),
+                asked_at: None,
+            };
+            self.departed.insert(addr, departed);
+        }
+        self.failing.retain(|addr, _| snapshot.node(addr).is_some());
+        self.healthy.retain(|addr| snapshot.node(addr).is_some());
+    }
+
+    /// A node that left discovery may be well, or may be the one that died.
+    async fn ask_departed(&mut self) {
+        let is_due = |at: &Option<Instant>| at.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL);
+        let due: Vec<_> = self
+            .departed
+            .iter_mut()
+            .filter(|(_, departed)| is_due(&departed.asked_at))
+            .map(|(addr, departed)| {
+                departed.asked_at = Some(Instant::now());
+                (addr.clone(), Arc::clone(&departed.node))
+            })
+            .collect();
+        for (addr, answers) in ask(due).await {
+            if let Some(departed) = self.departed.get_mut(&addr) {
+                departed.silent_since = match departed.silent_since {
+                    _ if answers => None,
+                    since => since.or(Some(Instant::now())),
+                };
+            }
+        }
+        // One that stays away and well was taken out on purpose.
+        self.departed.retain(|_, departed| {
+            departed.silent_since.is_some() || departed.left_at.elapsed() < DEPARTED_LIFE
+        });
+    }
+
+    /// Removes containers that were made again elsewhere from nodes that are back.
+    fn remove_superseded(&mut self, snapshot: &Snapshot) {
+        let board = self.board();
+        let known: Vec<EngineAddr> = board.notes().superseded.keys().cloned().collect();
+        for addr in known {
+            let Some(node) = snapshot.node(&addr) else {
+                continue;
+            };
+            let ids: Vec<_> = self
+                .board()
+                .superseded_on(&addr)
+                .into_keys()
+                .filter(|id| self.is_due(&(addr.clone(), Arc::clone(id))))
+                .collect();
+            if !node.inventory.is_healthy() || ids.is_empty() {
+                continue;
+            }
+            let places = ids.iter().map(|id| (addr.clone(), Arc::clone(id)));
+            self.under_way.extend(places);
+            let (cluster, node) = (self.cluster.clone(), Arc::clone(node));
+            self.jobs.spawn(async move {
+                stream::iter(ids)
+                    .map(|id| moving::remove_old(&cluster, &node, id))
+                    .buffer_unordered(CONCURRENT_REMOVALS)
+                    .collect()
+                    .await
+            });
+        }
+    }
+
+    /// Has copies that met because a node is back, or known again, sorted out.
+    fn compare_copies(&mut self, snapshot: &Arc<Snapshot>, node: &Arc<Node>) {
+        for container in node.inventory.containers.values() {
+            let Some(swarm_id) = &container.swarm_id else {
+                continue;
+            };
+            let copies = snapshot.copies(swarm_id);
+            let newest = copies.iter().map(|copy| copy.container.fence()).max();
+            let Some(newest) = newest.filter(|newest| copies.len() > 1 && *newest > 0) else {
+                continue;
+            };
+            let Some(new) = copies.iter().find(|copy| copy.container.fence() == newest) else {
+                continue;
+            };
+            for old in &copies {
+                if old.container.fence() < newest {
+                    // A drain that was interrupted, or a node that is back.
+                    let said = self.cluster.settings(&old.node.inventory.addr);
+                    let manner = match said.availability {
+                        Availability::Drain => Manner::Orderly,
+                        _ => Manner::Failed,
+                    };
+                    self.settle(old.clone(), new.clone(), manner);
+                }
+            }
+        }
+    }
+
+    /// Ends what was begun: a newer copy is there.
+    fn settle(&mut self, old: Found, new: Found, manner: Manner) {
+        let place = place_of(&old);
+        if !self.is_due(&place) || !new.node.inventory.is_healthy() {
+            return;
+        }
+        self.under_way.insert(place.clone());
+        let cluster = self.cluster.clone();
+        let runs = plan::shall_run(&old, self.board().was_stopped(&place));
+        self.jobs.spawn(async move {
+            let ended = moving::settle(&cluster, &old, &new, runs, manner).await;
+            vec![(place, ended)]
+        });
+    }
+
+    async fn deal_with_failed(&mut self, snapshot: &Arc<Snapshot>) {
+        let failed = self.failed().await;
+        let reason = self.reason_to_halt(snapshot, failed.len()).await;
+        self.halt(reason.clone());
+        if reason.is_some() {
+            return;
+        }
+        for node in failed {
+            let plan = Plan::new(&node, snapshot, |place| self.board().was_stopped(place));
+            self.carry_out(&node, plan, Manner::Failed);
+            if let Some(failing) = self.failing.get_mut(&node.inventory.addr) {
+                failing.is_planned = true;
+            }
+        }
+        self.departed.retain(|_, departed| {
+            movable(&departed.node.inventory.containers)
+                .next()
+                .is_some()
+        });
+    }
+
+    /// Moves what may be moved away from nodes that are well and shall be empty.
+    fn drain(&mut self, snapshot: &Arc<Snapshot>) {
+        let is_halted = self.board().notes().halted.is_some();
+        for node in snapshot.nodes() {
+            let addr = &node.inventory.addr;
+            let availability = self.cluster.settings(addr).availability;
+            if availability != Availability::Drain || !node.inventory.is_healthy() {
+                if self.draining.remove(addr) && node.inventory.is_healthy() {
+                    self.forget(node);
+                }
+                continue;
+            }
+            self.draining.insert(addr.clone());
+            // One group at a time.
+            let is_busy = self.under_way.iter().any(|(on, _)| on == addr);
+            if is_halted || is_busy {
+                continue;
+            }
+            let mut plan = Plan::new(node, snapshot, |_| false);
+            plan.groups.retain(|group| {
+                let mut places = group.iter().map(|member| place_of(&member.found));
+                places.all(|place| self.is_due(&place))
+            });
+            plan.groups.truncate(1);
+            self.carry_out(node, plan, Manner::Orderly);
+        }
+    }
+
+    /// The nodes that were out of reach for the grace period, and do not answer now.
+    async fn failed(&self) -> Vec<Arc<Node>> {
+        let grace = self.options.grace;
+        let failing = self
+            .failing
+            .values()
+            .filter(|failing| failing.since.elapsed() >= grace)
+            .map(|failing| &failing.node);
+        let departed = self
+            .departed
+            .values()
+            .filter(|departed| {
+                let silent = departed.silent_since;
+                silent.is_some_and(|since| since.elapsed() >= grace)
+            })
+            .map(|departed| &departed.node);
+        let with_work: Vec<_> = failing
+            .chain(departed)
+            .filter(|node| {
+                let addr = &node.inventory.addr;
+                movable(&node.inventory.containers)
+                    .any(|container| self.is_due(&(addr.clone(), Arc::clone(&container.id))))
+            })
+            .map(|node| (node.inventory.addr.clone(), Arc::clone(node)))
+            .collect();
+        let mut nodes: HashMap<_, _> = with_work.iter().cloned().collect();
+        for (addr, answers) in ask(with_work).await {
+            if answers {
+                debug!(%addr, "engine answers again");
+                nodes.remove(&addr);
+            }
+        }
+        nodes.into_values().collect()
+    }
+
+    /// Why nothing may be moved, if so. Asks a part of the fleet when there is something to move.
+    async fn reason_to_halt(&mut self, snapshot: &Snapshot, failed: usize) -> Option<String> {
+        let silent = self
+            .departed
+            .values()
+            .filter(|departed| departed.silent_since.is_some());
+        let vanished = self
+            .failing
+            .values()
+            .filter(|failing| !failing.is_planned || failing.since.elapsed() < VANISHED);
+        let silent = silent.count();
+        let vanished = vanished.count() + silent;
+        let all = snapshot.validated().len() + silent;
+        if vanished == 0 {
+            return None;
+        }
+        let limit = f64::from(self.options.max_failed_percent);
+        let percent = |count: f64| count * 100.0 / all.max(1) as f64;
+        let sentence = |vanished: f64| {
+            format!(
+                "{vanished:.0} of {all} nodes are out of reach, more than {limit} %: nothing is rescheduled, \
+                 since it may be this manager that is cut off"
+            )
+        };
+        if percent(vanished as f64) > limit {
+            return Some(sentence(vanished as f64));
+        }
+        if failed == 0 {
+            return None;
+        }
+        let well = self.healthy.len() as f64;
+        let expected = vanished as f64 + self.sample(snapshot).await * well;
+        (percent(expected) > limit).then(|| sentence(expected))
+    }
+
+    /// The share of nodes that seem well and are silent now: nodes are not noticed to be out of
+    /// reach all at the same time.
+    async fn sample(&mut self, snapshot: &Snapshot) -> f64 {
+        if let Some((at, share)) = self.sampled
+            && at.elapsed() < SAMPLE_LIFE
+        {
+            return share;
+        }
+        let well = snapshot.nodes().filter(|node| node.inventory.is_healthy());
+        let sample = well.sample(&mut rand::rng(), SAMPLE);
+        let sample: Vec<_> = sample
+            .into_iter()
+            .map(|node| (node.inventory.addr.clone(), Arc::clone(node)))
+            .collect();
+        let size = sample.len().max(1);
+        let answers = ask(sample).await;
+        let silent = answers.iter().filter(|(_, answers)| !answers).count();
+        let share = silent as f64 / size as f64;
+        self.sampled = Some((Instant::now(), share));
+        share
+    }
+
+    fn halt(&self, reason: Option<String>) {
+        let mut notes = self.board().notes();
+        if reason.is_some() && notes.halted.is_none() {
+            warn!("{}", reason.as_deref().unwrap_or_default());
+        } else if reason.is_none() && notes.halted.is_some() {
+            info!("rescheduling goes on");
+        }
+        notes.halted = reason;
+    }
+
+    fn carry_out(&mut self, node: &Arc<Node>, plan: Plan, manner: Manner) {
+        let addr = &node.inventory.addr;
+        for (id, reason) in plan.stay {
+            self.wait((addr.clone(), id), reason.into());
+        }
+        for (old, new) in plan.done {
+            self.settle(old, new, manner);
+        }
+        for group in plan.groups {
+            let room = self.options.max_moves.saturating_sub(self.under_way.len());
+            let places: Vec<Place> = group.iter().map(|member| place_of(&member.found)).collect();
+            // A group that is larger than the limit goes alone.
+            let fits = places.len() <= room || self.under_way.is_empty();
+            if !fits || !places.iter().all(|place| self.is_due(place)) {
+                continue;
+            }
+            let tried = places.iter().filter_map(|place| self.tries.get(place));
+            let avoid: Vec<_> = tried.flat_map(|tried| tried.avoid.clone()).collect();
+            self.under_way.extend(places);
+            let bounds = Bounds {
+                manner,
+                failed: self.failing.keys().cloned().collect(),
+                avoid,
+            };
+            let cluster = self.cluster.clone();
+            self.jobs
+                .spawn(async move { moving::move_group(&cluster, &group, &bounds).await });
+        }
+    }
+
+    /// Whether something may be done about a container now.
+    fn is_due(&self, place: &Place) -> bool {
+        let tried = self.tries.get(place);
+        !self.under_way.contains(place) && tried.is_none_or(|tried| tried.next_at <= Instant::now())
+    }
+
+    fn take(&mut self, outcomes: Vec<Outcome>) {
+        for (place, outcome) in outcomes {
+            self.under_way.remove(&place);
+            match outcome {
+                Ok(()) => {
+                    self.tries.remove(&place);
+                    if let Some(departed) = self.departed.get_mut(&place.0) {
+                        departed.node = Arc::new(departed.node.without(&place.1));
+                    }
+                }
+                Err(failure) => self.try_again(place, failure),
+            }
+        }
+    }
+
+    fn try_again(&mut self, place: Place, failure: Failure) {
+        let Failure { reason, node } = failure;
+        if self.wait(place.clone(), reason.as_str().into()) {
+            let (addr, id) = &place;
+            warn!(node = %addr, "Failed to reschedule container {id}: {reason}");
+        }
+        let now = Instant::now();
+        let tried = self.tries.entry(place).or_insert(Try {
+            count: 0,
+            next_at: now,
+            avoid: Vec::new(),
+        });
+        let wait = BACK_OFF.0.saturating_mul(1 << tried.count.min(16));
+        tried.count = tried.count.saturating_add(1);
+        tried.next_at = now + wait.min(BACK_OFF.1);
+        tried.avoid.extend(node);
+    }
+
+    /// Tells why a container waits; returns whether that is new.
+    fn wait(&self, place: Place, reason: Arc<str>) -> bool {
+        let mut notes = self.board().notes();
+        let before = notes.waiting.insert(place, Arc::clone(&reason));
+        before.is_none_or(|before| before != reason)
+    }
+
+    /// A node is back: nothing of it waits any more.
+    fn forget(&mut self, node: &Node) {
+        let addr = &node.inventory.addr;
+        self.tries.retain(|(on, _), _| on != addr);
+        self.board().notes().waiting.retain(|(on, _), _| on != addr);
+    }
+}
+
+/// Asks engines whether they are there.
+async fn ask(nodes: Vec<(EngineAddr, Arc<Node>)>) -> Vec<(EngineAddr, bool)> {
+    stream::iter(nodes)
+        .map(|(addr, node)| async move {
+            let ping = node.client.call(Method::GET, "/_ping");
+            let answer = tokio::time::timeout(PROBE, ping).await;
+            // An engine that complains is there.
+            let answers = matches!(answer, Ok(Ok(_) | Err(ClientError::Engine { .. })));
+            (addr, answers)
+        })
+        .buffer_unordered(SAMPLE)
+        .collect()
+        .await
+}
+
+/// The containers that may have to be made again elsewhere.
+fn movable(
+    containers: &imbl::OrdMap<Arc<str>, Arc<Container>>,
+) -> impl Iterator<Item = &Arc<Container>> {
+    let containers = containers.values();
+    containers.filter(|container| !container.document.is_empty())
+}
+
+fn place_of(found: &Found) -> Place {
+    let addr = found.node.inventory.addr.clone();
+    (addr, Arc::clone(&found.container.id))
+}
