@@ -3,6 +3,7 @@
 //! Everything that can go wrong at start does so before the daemon says it is ready: the
 //! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
+mod explain;
 mod nodes;
 mod reload;
 
@@ -37,6 +38,7 @@ use crate::{
 };
 
 pub use crate::api::new_token;
+pub use explain::{Explain, ExplainWhat, explain};
 pub use nodes::{Membership, join, list};
 pub use reload::ReadConfig;
 

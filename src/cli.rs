@@ -5,6 +5,7 @@
 //! what that names if it shall be checked, and does nothing else; `main` acts on the result.
 
 mod argv;
+mod explain;
 mod manage;
 mod nodes;
 mod tls;
@@ -19,6 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::app;
 use crate::app::Membership;
+use crate::cli::explain::ExplainArgs;
 use crate::cli::manage::ManageArgs;
 use crate::cli::nodes::{CreateArgs, JoinArgs, ListArgs};
 use crate::config::log::{LogFormat, LogLevel};
@@ -39,6 +41,8 @@ pub enum Invocation {
     List(Box<List>),
     /// Register a node until told to stop.
     Join(Box<Join>),
+    /// Ask a manager where a container goes, and why.
+    Explain(Box<app::Explain>),
 }
 
 /// What `skep list` is to do.
@@ -79,6 +83,12 @@ pub struct Environment {
     pub swarm_discovery: Option<String>,
     /// `SWARM_ADVERTISE`, the address of `skep join`.
     pub swarm_advertise: Option<String>,
+    /// `DOCKER_HOST`, where `skep explain` finds the manager.
+    pub docker_host: Option<String>,
+    /// `DOCKER_TLS_VERIFY`: TLS is spoken with it if this is set.
+    pub docker_tls_verify: Option<String>,
+    /// `DOCKER_CERT_PATH`, the directory of `ca.pem`, `cert.pem`, and `key.pem`.
+    pub docker_cert_path: Option<String>,
 }
 
 /// What the options are read against.
@@ -164,6 +174,8 @@ enum Command {
     /// Print a new token, for a list of nodes that a manager keeps
     #[command(visible_alias = "c")]
     Create(CreateArgs),
+    /// Tell where a container goes, and why: skep explain -- -e constraint:rack==r1 nginx
+    Explain(Box<ExplainArgs>),
 }
 
 // Scripts look for `version X.Y.Z` after the name of the program.
@@ -219,6 +231,7 @@ pub fn parse(
             Ok(Invocation::Join(Box::new(join)))
         }
         Command::Create(args) => Ok(Invocation::Print(args.token(&context)?)),
+        Command::Explain(args) => Ok(Invocation::Explain(Box::new(args.apply(&context)?))),
     }
 }
 
@@ -277,6 +290,9 @@ impl Environment {
             swarm_host: read("SWARM_HOST"),
             swarm_discovery: read("SWARM_DISCOVERY"),
             swarm_advertise: read("SWARM_ADVERTISE"),
+            docker_host: read("DOCKER_HOST"),
+            docker_tls_verify: read("DOCKER_TLS_VERIFY"),
+            docker_cert_path: read("DOCKER_CERT_PATH"),
         }
     }
 }

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             let format = list.config.log.format;
             (nodes(*list), format)
         }
+        Invocation::Explain(explain) => (ask(*explain), LogFormat::Text),
         Invocation::Join(join) => {
             let format = join.config.log.format;
             (register(*join), format)
@@ -48,13 +49,7 @@ fn run(manage: Manage) -> anyhow::Result<()> {
     for warning in &manage.warnings {
         warn!(%warning, "the command line may not mean what it says");
     }
-    // The first caller in the process decides, and only this function may be that one.
-    if rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .is_err()
-    {
-        anyhow::bail!("a TLS provider is already installed");
-    }
+    provide_tls()?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
@@ -86,6 +81,14 @@ fn nodes(list: List) -> anyhow::Result<()> {
     print(&lines.join("\n"))
 }
 
+fn ask(explain: app::Explain) -> anyhow::Result<()> {
+    provide_tls()?;
+    let runtime = runtime()?;
+    let answer = runtime.block_on(app::explain(explain));
+    runtime.shutdown_background();
+    print(&answer?)
+}
+
 fn register(join: Join) -> anyhow::Result<()> {
     telemetry::init(&join.config.log)?;
     let runtime = runtime()?;
@@ -95,6 +98,12 @@ fn register(join: Join) -> anyhow::Result<()> {
     });
     runtime.shutdown_background();
     result
+}
+
+/// The first caller in the process decides which provider counts, and only this program may.
+fn provide_tls() -> anyhow::Result<()> {
+    let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    installed.map_err(|_| anyhow::anyhow!("a TLS provider is already installed"))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -286,6 +286,7 @@ fn the_environment_fills_in_what_is_not_given() {
         swarm_host: Some("tcp://1.2.3.4:1,:2".into()),
         swarm_discovery: Some("a:1".into()),
         swarm_advertise: None,
+        ..Environment::default()
     };
     let parse = |line: &str| match parse(line.split(' ').map(OsString::from), &environment) {
         Ok(Invocation::Manage(manage)) => manage.config,

@@ -28,6 +28,54 @@ fn refused(explained: &Value, filter: &str) -> (Vec<String>, String) {
     (nodes.collect(), step["Conditions"].to_string())
 }
 
+/// Runs `skep explain` against the manager of a bed.
+fn command(bed: &Bed, arguments: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_skep"))
+        .arg("explain")
+        .args(["-H", &format!("tcp://{}", bed.manager.address())])
+        .args(arguments)
+        .output()
+        .expect("skep starts");
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8(text).expect("text"),
+    )
+}
+
+#[test]
+fn the_command_says_it_in_words() {
+    let bed = Bed::new(&[]);
+    let create = [
+        "--",
+        "-d",
+        "-e",
+        "constraint:node==node-1",
+        "-p",
+        "8090:80",
+        "busybox",
+        "top",
+    ];
+    let (_, text) = command(&bed, &create);
+    assert!(text.starts_with("It goes to node-1 ("), "{text}");
+    let refused = text.lines().find(|line| line.starts_with("constraint "));
+    let refused = refused.unwrap_or_else(|| panic!("{text}"));
+    assert!(refused.contains("node==node-1"), "{refused}");
+    assert!(refused.ends_with("node-0, node-2"), "{refused}");
+
+    bed.sleeper("web", &["-p", "8090:80", "-e", "constraint:node==node-1"]);
+    let (_, text) = command(&bed, &create);
+    assert!(text.starts_with("It goes nowhere: "), "{text}");
+    let (_, text) = command(&bed, &["--container", "web", "--json"]);
+    let json: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(json["Chosen"]["Name"], "node-1");
+
+    let (is_well, text) = command(&bed, &["--container", "nobody"]);
+    assert!(!is_well && text.contains("nobody"), "{text}");
+    let (is_well, text) = command(&bed, &["--", "--gpus", "all", "busybox"]);
+    assert!(!is_well && text.contains("--gpus"), "{text}");
+}
+
 #[test]
 fn filters_tell_what_they_refuse_and_why() {
     let bed = Bed::new(&[]);
