@@ -68,12 +68,14 @@ fn shown(explanation: &Explanation) -> Value {
 
 fn shown_step(step: &Step) -> Value {
     let is_wish = step.softness == Softness::Soft;
+    let mut refused: Vec<_> = step.refused.iter().collect();
+    refused.sort_by(|a, b| natord::compare(&a.name, &b.name));
     json!({
         "Filter": step.filter,
         "Conditions": step.conditions,
         "Soft": is_wish,
         "Dropped": is_wish && step.left_none,
-        "Refused": step.refused.iter().map(|node| shown_node(node)).collect::<Vec<_>>(),
+        "Refused": refused.into_iter().map(|node| shown_node(node)).collect::<Vec<_>>(),
     })
 }
 
