@@ -39,7 +39,7 @@ use crate::{
 
 pub use crate::api::new_token;
 pub use explain::{Explain, ExplainWhat, explain};
-pub use nodes::{Membership, join, list};
+pub use nodes::{Fencing, Membership, join, list};
 pub use reload::ReadConfig;
 
 /// How often the files of TLS are looked at for changes.
@@ -323,6 +323,8 @@ fn cluster_options(config: &Config, tls: tls::Engines, leadership: Leadership) -
         leadership,
         reschedule: cluster::reschedule::Options {
             grace: config.effective_grace(),
+            fencing: config.reschedule.fencing,
+            lease_margin: config.reschedule.lease_margin,
             max_moves: config.reschedule.max_moves.get(),
             max_failed_percent: config.reschedule.max_failed_percent,
         },

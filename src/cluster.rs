@@ -38,6 +38,7 @@ use crate::{
     model::address::EngineAddr,
     registry::Registries,
     scheduler::Scheduler,
+    store::agents::{Answer, Lease},
     tls,
 };
 
@@ -143,6 +144,9 @@ fn fence(leadership: &Leadership) -> Fence {
     Fence::new(move || leadership.may_change())
 }
 
+/// Wait before a manager tries again to leave word where it is.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
+
 /// How many exec instances are remembered.
 const MAX_EXECS: usize = 16_384;
 
@@ -228,6 +232,16 @@ impl Cluster {
                 tasks: tasks.clone(),
             }),
         };
+        if let (Some(memory), Some(advertise)) = (
+            cluster.memory().cloned(),
+            cluster.leadership().advertise().map(str::to_owned),
+        ) {
+            tasks.spawn(shutdown.clone().run_until_cancelled_owned(async move {
+                while memory.announce_manager(&advertise).await.is_err() {
+                    tokio::time::sleep(ANNOUNCE_PAUSE).await;
+                }
+            }));
+        }
         tasks.spawn(reschedule::run(cluster.clone(), rules, shutdown.clone()));
         Ok(cluster)
     }
@@ -276,6 +290,20 @@ impl Cluster {
     pub fn why_waiting(&self, addr: &EngineAddr, id: &Arc<str>) -> Option<Arc<str>> {
         let place = (addr.clone(), Arc::clone(id));
         self.inner.board.why_waiting(&place)
+    }
+
+    /// Renews the lease of a node's agent. Any manager may be asked; one without a memory renews
+    /// nothing.
+    pub async fn renew_lease(&self, addr: &EngineAddr, lease: &Lease) -> Option<Answer> {
+        let counts = self.inner.options.reschedule.fencing;
+        let memory = self.inner.memory.as_ref()?;
+        Some(memory.renew_lease(addr, lease, counts).await)
+    }
+
+    /// A node's agent has a lease again, and stopped these containers while it had none: what was
+    /// not made again elsewhere shall run again.
+    pub fn note_fenced(&self, addr: &EngineAddr, ids: Vec<Arc<str>>) {
+        self.inner.board.fenced(addr.clone(), ids);
     }
 
     /// A client stops or starts a container: what was stopped shall not be started elsewhere if

@@ -47,6 +47,7 @@ use crate::config::reschedule::Reschedule;
 use crate::config::scheduler::Scheduler;
 use crate::config::section::Section;
 use crate::config::store::{Access, Store, StoreUrl};
+use crate::model::servers::ServersUrl;
 
 /// Everything an operator can choose.
 ///
@@ -227,6 +228,15 @@ impl Config {
                 (StoreUrl::Servers(url), self.discovery.access())
             }
             _ => (self.store.url.clone(), self.store.access.clone()),
+        }
+    }
+
+    /// Returns the store that a node's agent shares with the managers, and how its servers know us:
+    /// that of `[store]` if it has servers, else that of discovery.
+    pub fn agent_store(&self) -> Option<(ServersUrl, Access)> {
+        match &self.store.url {
+            StoreUrl::Servers(url) => Some((url.clone(), self.store.access.clone())),
+            _ => Some((self.discovery.servers()?, self.discovery.access())),
         }
     }
 

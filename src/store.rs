@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::model::key::{KeyError, check_key};
 
+pub mod agents;
 pub mod consul;
 pub mod embedded;
 pub mod etcd;

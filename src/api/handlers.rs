@@ -33,6 +33,7 @@ use crate::{
     scheduler::{ScheduleError, request::Request as PlacementRequest},
 };
 
+mod agents;
 mod anywhere;
 mod build;
 mod built;
@@ -234,6 +235,8 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
         Route::Anywhere(path) => {
             anywhere::ask(context, version.as_deref(), &path, &query, request).await
         }
+        Route::AgentLease(addr) => agents::lease(context, &addr, request).await,
+        Route::AgentFenced(addr) => agents::fenced(context, &addr, request).await,
         Route::Nodes => nodes::list(context, &query),
         Route::Node(id) => nodes::inspect(context, &id),
         Route::NodeUpdate(id) => nodes::update(context, &id, &query, request).await,

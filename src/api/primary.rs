@@ -1,8 +1,8 @@
 //! What a manager that does not lead is asked, and passes on to the one that does.
 //!
 //! Bytes in, bytes out, as with an engine; upgraded connections become tunnels, which outlive a
-//! change of the leader. While nobody leads, requests wait. `/_ping` and `/info` are answered here,
-//! and reads too where the configuration says so.
+//! change of the leader. While nobody leads, requests wait. `/_ping`, `/info`, and what agents ask
+//! about their leases are answered here, and reads too where the configuration says so.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -179,6 +179,8 @@ impl Primary {
     fn is_local(&self, route: &Route, method: &Method) -> bool {
         match route {
             Route::Ping | Route::Info | Route::Options | Route::Redirect(_) => true,
+            // An agent asks whichever manager it reaches.
+            Route::AgentLease(_) => true,
             Route::Version
             | Route::Events
             | Route::Containers

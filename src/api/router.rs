@@ -103,6 +103,10 @@ pub enum Route {
     NodeUpdate(String),
     /// `DELETE /nodes/{id}`
     NodeRemove,
+    /// `POST /skep/agents/{addr}/lease`
+    AgentLease(String),
+    /// `POST /skep/agents/{addr}/fenced`
+    AgentFenced(String),
     /// `/skep/explain`
     Explain,
     /// `/v1/clusters/...`, with what follows
@@ -297,6 +301,13 @@ fn find(method: &Method, path: &str) -> Route {
             named(rest, "update").map_or_else(missing, Route::NodeUpdate)
         }
         ("nodes", id) if method == Method::DELETE && !id.is_empty() => Route::NodeRemove,
+        ("skep", rest) if post && rest.starts_with("agents/") => {
+            let rest = &rest["agents/".len()..];
+            named(rest, "lease")
+                .map(Route::AgentLease)
+                .or_else(|| named(rest, "fenced").map(Route::AgentFenced))
+                .unwrap_or_else(missing)
+        }
         ("skep", "explain") if get || post => Route::Explain,
         ("v1", "clusters") => Route::Tokens(String::new()),
         ("v1", rest) if rest.starts_with("clusters/") => {

@@ -1,6 +1,6 @@
 //! What `skep list` and `skep join` do.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use tokio::{
@@ -8,13 +8,22 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::load_discovery;
 use crate::{
+    agent,
     config::{Config, duration},
     discovery::{Backend, Change},
+    engine::{
+        client::Client,
+        transport::{Fence, Limits, Transport},
+    },
+    model::address::EngineAddr,
     signal::Shutdown,
+    store::servers,
+    tls,
 };
 
 /// The pause after the first failure.
@@ -59,6 +68,62 @@ pub struct Membership {
     pub heartbeat: Duration,
     /// Whether to register only if an engine answers.
     pub check_engine: bool,
+    /// How the node's lease is kept, if it is.
+    pub fencing: Option<Fencing>,
+}
+
+/// How `skep join` keeps its node's lease.
+#[derive(Clone, Debug)]
+pub struct Fencing {
+    /// Where managers can be asked, `host:port`.
+    pub managers: Vec<String>,
+    /// How the engine is reached, `host:port` or `unix:///path`.
+    pub engine: String,
+    /// How long a lease is valid.
+    pub ttl: Duration,
+}
+
+/// What the node's lease is kept with; `None` if there is nobody to renew it.
+fn lease_options(
+    config: &Config,
+    membership: &Membership,
+) -> anyhow::Result<Option<agent::Options>> {
+    let Some(fencing) = &membership.fencing else {
+        return Ok(None);
+    };
+    let store = match config.agent_store() {
+        Some((url, access)) => {
+            let prefix = url.key(&config.store.prefix);
+            Some((servers::open(&url, &access)?, prefix))
+        }
+        None => None,
+    };
+    if store.is_none() && fencing.managers.is_empty() {
+        info!("no lease is kept, since no manager is known: name one with --manager");
+        return Ok(None);
+    }
+    let addr: EngineAddr = fencing
+        .engine
+        .parse()
+        .map_err(|error| anyhow!("`{}` is no address of an engine: {error}", fencing.engine))?;
+    let limits = Limits {
+        connect_timeout: LOOK,
+        max_connections: 16,
+        max_idle: 1,
+    };
+    let mut reloader = tls::Reloader::default();
+    let tls = reloader.engines(&config.engine)?.client(&addr);
+    let transport = Transport::with_tls(addr, &limits, tls, Fence::default());
+    let files = config.api.tls.as_ref();
+    let tls = files.map(|files| reloader.peers(files)).transpose()?;
+    Ok(Some(agent::Options {
+        addr: membership.advertise.clone(),
+        engine: Client::new(Arc::new(transport), 2 * LOOK),
+        ttl: fencing.ttl,
+        store,
+        managers: fencing.managers.clone(),
+        tls: tls.flatten(),
+    }))
 }
 
 /// Registers this node with discovery and keeps it registered until `shutdown`, and takes the
@@ -74,6 +139,10 @@ pub async fn join(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let mut backend = load_discovery(&config).await?;
+    let stop_lease = CancellationToken::new();
+    let keeper = lease_options(&config, &membership)?
+        .map(|options| tokio::spawn(agent::keep_lease(options, stop_lease.clone())));
+    let stop_lease = stop_lease.drop_guard();
     // Agents that start together shall not all come at once.
     let wait = membership.delay.mul_f64(rand::random());
     tokio::select! {
@@ -103,6 +172,11 @@ pub async fn join(
             () = shutdown.started() => break,
             () = tokio::time::sleep(wait) => {}
         }
+    }
+    drop(stop_lease);
+    if let Some(keeper) = keeper {
+        // Its last words are bounded.
+        let _ = timeout(LAST_WORDS, keeper).await;
     }
     if let Some(lease) = lease {
         let withdrawn = timeout(LAST_WORDS, backend.deregister(&lease)).await;

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::app::{Membership, new_token};
+use crate::app::{Fencing, Membership, new_token};
 use crate::cli::manage::{OptionError, check_discovery};
 use crate::cli::{CliError, Context, Join, List};
 use crate::config::Config;
@@ -83,6 +83,29 @@ pub(super) struct JoinArgs {
     /// Register without looking whether an engine answers at that address
     #[arg(long)]
     no_engine_check: bool,
+
+    /// Where a manager can be asked, if the store cannot: host:port, repeatable; more are learned
+    #[arg(long, value_name = "HOST:PORT")]
+    manager: Vec<String>,
+
+    /// How this node's engine is reached from here, if not at the advertised address:
+    /// host:port or unix:///var/run/docker.sock
+    #[arg(long, value_name = "HOST")]
+    engine: Option<String>,
+
+    /// How long this node's lease is valid: without one, containers that may be made again
+    /// elsewhere are stopped here
+    #[arg(
+        long,
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        default_value = "20s"
+    )]
+    lease_ttl: String,
+
+    /// Keep no lease, and never stop a container
+    #[arg(long)]
+    no_fencing: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -111,6 +134,12 @@ pub enum NodesError {
     Ttl(DurationError),
     #[error("--ttl must be strictly superior to the heartbeat value")]
     TtlTooShort,
+    #[error("invalid --lease-ttl: {0}")]
+    LeaseTtl(DurationError),
+    #[error("--lease-ttl should be at least two seconds")]
+    LeaseTtlTooShort,
+    #[error("--manager {0} should be of the form ip:port or hostname:port")]
+    Manager(String),
     #[error("the `create` command takes no arguments. See '{0} create --help'.")]
     CreateArguments(String),
 }
@@ -180,9 +209,27 @@ impl JoinArgs {
             .filter(|ttl| *ttl > heartbeat)
             .ok_or(NodesError::TtlTooShort)?;
         let config = self.to.config(&url, context)?;
+        let lease_ttl = positive(&self.lease_ttl, NodesError::LeaseTtl)?
+            .filter(|ttl| *ttl >= Duration::from_secs(2))
+            .ok_or(NodesError::LeaseTtlTooShort)?;
+        let mut managers = Vec::new();
+        for manager in &self.manager {
+            let bare = manager.strip_prefix("tcp://").unwrap_or(manager);
+            if !is_advertisable(bare) {
+                return Err(NodesError::Manager(manager.clone()).into());
+            }
+            managers.push(bare.to_owned());
+        }
+        let engine = self.engine.as_ref().unwrap_or(advertise);
+        let engine = engine.strip_prefix("tcp://").unwrap_or(engine).to_owned();
         Ok(Join {
             config,
             membership: Membership {
+                fencing: (!self.no_fencing).then_some(Fencing {
+                    managers,
+                    engine,
+                    ttl: lease_ttl,
+                }),
                 advertise: advertise.clone(),
                 ttl,
                 delay: Duration::from_nanos(u64::try_from(delay).unwrap_or(u64::MAX)),

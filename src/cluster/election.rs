@@ -111,6 +111,12 @@ impl Leadership {
         *self.inner.role.borrow() == Role::Primary
     }
 
+    /// Where other managers and agents reach this one; `None` for a manager that is alone.
+    pub fn advertise(&self) -> Option<&str> {
+        let options = self.inner.options.as_ref()?;
+        Some(&options.advertise)
+    }
+
     /// Whether other managers may lead in this one's place.
     pub fn is_contested(&self) -> bool {
         self.inner.options.is_some()

@@ -65,7 +65,10 @@ use crate::{
         raw::RawObject,
     },
     model::address::EngineAddr,
-    store::{Entry, Store, StoreError},
+    store::{
+        Entry, Store, StoreError,
+        agents::{self, Answer, Lease, Word},
+    },
 };
 
 /// Longest time for one call to the store.
@@ -361,6 +364,79 @@ impl Memory {
             Some((addr.parse().ok()?, Arc::from(id), name))
         });
         Ok(places.collect())
+    }
+
+    /// Leaves word for agents: whether leases count.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn announce(&self, counts: bool) -> Result<(), StoreError> {
+        let word = Answer {
+            word: Word::Renewed,
+            counts,
+            managers: Vec::new(),
+        };
+        let key = agents::cluster_key(&self.inner.options.prefix);
+        let value = Bytes::from(word.to_json());
+        self.within(self.inner.store.put(&key, value)).await?;
+        Ok(())
+    }
+
+    /// Leaves word where this manager can be asked.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn announce_manager(&self, advertise: &str) -> Result<(), StoreError> {
+        let key = agents::managers_key(&self.inner.options.prefix);
+        let key = format!("{key}/{advertise}");
+        let value = Bytes::from_static(b"{}");
+        self.within(self.inner.store.put(&key, value)).await?;
+        Ok(())
+    }
+
+    /// Renews the lease of a node's agent, or says to hold if the store cannot be used.
+    pub async fn renew_lease(&self, addr: &EngineAddr, lease: &Lease, counts: bool) -> Answer {
+        let prefix = &self.inner.options.prefix;
+        let key = agents::lease_key(prefix, &addr.to_string());
+        let value = Bytes::from(lease.to_json());
+        let patience = lease.ttl / 8;
+        let written = tokio::time::timeout(patience, self.inner.store.put(&key, value)).await;
+        let mut managers = Vec::new();
+        let word = match written {
+            Ok(Ok(_)) => {
+                let below = agents::managers_key(prefix);
+                if let Ok(listing) = self.within(self.inner.store.list(&below)).await {
+                    let keys = listing.entries.iter();
+                    let below = format!("{below}/");
+                    let names = keys.filter_map(|entry| entry.key.strip_prefix(&below));
+                    managers.extend(names.map(str::to_owned));
+                }
+                Word::Renewed
+            }
+            _ => Word::Hold,
+        };
+        Answer {
+            word,
+            counts,
+            managers,
+        }
+    }
+
+    /// The lease of a node's agent; `None` if there is no agent.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn lease(&self, addr: &EngineAddr) -> Result<Option<Lease>, StoreError> {
+        let key = agents::lease_key(&self.inner.options.prefix, &addr.to_string());
+        let found = self.within(self.inner.store.get(&key)).await?;
+        Ok(found.and_then(|entry| {
+            Lease::parse(&entry.value)
+                .inspect_err(|error| warn!(key, %error, "lease cannot be read, it does not count"))
+                .ok()
+        }))
     }
 
     /// Writes what changes while this manager leads, until `shutdown`; what waits then is written

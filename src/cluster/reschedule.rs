@@ -45,7 +45,7 @@ pub(super) mod remake;
 
 use self::{
     moving::{Bounds, Manner},
-    plan::Plan,
+    plan::{Member, Plan},
 };
 use super::{
     Cluster,
@@ -55,6 +55,7 @@ use super::{
 use crate::{
     engine::{client::ClientError, inventory::Container, monitor::Refresh},
     model::address::EngineAddr,
+    store::agents::Lease,
 };
 
 /// How containers of failed nodes are dealt with.
@@ -62,6 +63,10 @@ use crate::{
 pub struct Options {
     /// How long a node may be out of reach.
     pub grace: Duration,
+    /// Whether the leases of agents are waited for.
+    pub fencing: bool,
+    /// How long after the end of a lease its agent may take to stop containers.
+    pub lease_margin: Duration,
     /// Most moves at a time.
     pub max_moves: usize,
     /// Percentage of the fleet that may be out of reach; beyond it nothing is moved.
@@ -76,6 +81,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 
 /// How long an engine may take to answer when it is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(2);
+
+/// How often the lease of a node that is out of reach is looked at.
+const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often a node that left discovery is asked.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -101,6 +109,9 @@ const MAX_STOPS: usize = 100_000;
 /// How many containers are removed at once from nodes that are back.
 const CONCURRENT_REMOVALS: usize = 16;
 
+/// Why containers stay whose node may keep them running.
+const LEASED: &str = "the agent of its node has a lease, and may keep it running";
+
 /// A container of one engine.
 pub type Place = (EngineAddr, Arc<str>);
 
@@ -123,6 +134,8 @@ struct Notes {
     stops: HashMap<Place, Instant>,
     /// Containers that were made again elsewhere.
     superseded: HashMap<EngineAddr, Superseded>,
+    /// Containers that agents stopped while they had no lease.
+    fenced: HashMap<EngineAddr, HashSet<Arc<str>>>,
     /// Nodes that left discovery with containers that may have to move, and when.
     departed: BTreeMap<EngineAddr, (Arc<Node>, Instant)>,
 }
@@ -169,6 +182,11 @@ impl Board {
             .unwrap_or_default()
     }
 
+    /// An agent stopped containers while it had no lease.
+    pub(super) fn fenced(&self, addr: EngineAddr, ids: Vec<Arc<str>>) {
+        self.notes().fenced.entry(addr).or_default().extend(ids);
+    }
+
     /// A node left discovery.
     pub(super) fn departed(&self, node: Arc<Node>) {
         let mut notes = self.notes();
@@ -183,6 +201,16 @@ impl Board {
         let mut notes = self.notes();
         notes.waiting.remove(&(addr.clone(), Arc::clone(&id)));
         notes.superseded.entry(addr).or_default().insert(id, name);
+    }
+
+    fn settle_fenced(&self, (addr, id): &Place) {
+        let mut notes = self.notes();
+        if let Some(ids) = notes.fenced.get_mut(addr) {
+            ids.remove(id);
+            if ids.is_empty() {
+                notes.fenced.remove(addr);
+            }
+        }
     }
 
     fn removed(&self, addr: &EngineAddr, id: &str) {
@@ -246,6 +274,14 @@ struct Departed {
     asked_at: Option<Instant>,
 }
 
+/// A lease as it was seen last.
+struct Seen {
+    lease: Option<Lease>,
+    /// Since when it is the same.
+    since: Instant,
+    looked_at: Instant,
+}
+
 /// What failed before, and shall be tried again.
 struct Try {
     count: u32,
@@ -278,6 +314,8 @@ struct Desk {
     healthy: HashSet<EngineAddr>,
     failing: BTreeMap<EngineAddr, Failing>,
     departed: BTreeMap<EngineAddr, Departed>,
+    /// The leases of the agents of nodes that are out of reach; `None` if there is no agent.
+    leases: HashMap<EngineAddr, Seen>,
     /// Nodes that shall be empty.
     draining: HashSet<EngineAddr>,
     tries: HashMap<Place, Try>,
@@ -296,6 +334,7 @@ impl Desk {
             healthy: HashSet::new(),
             failing: BTreeMap::new(),
             departed: BTreeMap::new(),
+            leases: HashMap::new(),
             draining: HashSet::new(),
             tries: HashMap::new(),
             under_way: HashSet::new(),
@@ -334,6 +373,8 @@ impl Desk {
         let snapshot = self.cluster.snapshot();
         self.observe(&snapshot);
         self.ask_departed().await;
+        self.look_at_leases().await;
+        self.start_fenced(&snapshot);
         self.remove_superseded(&snapshot);
         self.deal_with_failed(&snapshot).await;
         self.drain(&snapshot);
@@ -358,6 +399,11 @@ impl Desk {
                     return false;
                 }
             }
+        }
+        if let Some(memory) = self.cluster.memory()
+            && memory.announce(self.options.fencing).await.is_err()
+        {
+            return false;
         }
         self.is_ready = true;
         true
@@ -434,6 +480,105 @@ impl Desk {
         self.departed.retain(|_, departed| {
             departed.silent_since.is_some() || departed.left_at.elapsed() < DEPARTED_LIFE
         });
+    }
+
+    /// Watches whether the agents of nodes that are out of reach renew their leases.
+    async fn look_at_leases(&mut self) {
+        let silent = self
+            .departed
+            .iter()
+            .filter(|(_, departed)| departed.silent_since.is_some());
+        let nodes: HashSet<EngineAddr> = self
+            .failing
+            .keys()
+            .chain(silent.map(|(addr, _)| addr))
+            .cloned()
+            .collect();
+        self.leases.retain(|addr, _| nodes.contains(addr));
+        let Some(memory) = self.cluster.memory().filter(|_| self.options.fencing) else {
+            return;
+        };
+        let now = Instant::now();
+        let due = nodes.into_iter().filter(|addr| {
+            let seen = self.leases.get(addr);
+            seen.is_none_or(|seen| now - seen.looked_at >= LEASE_INTERVAL)
+        });
+        let looks = due.map(|addr| async move {
+            let lease = memory.lease(&addr).await;
+            (addr, lease)
+        });
+        let looks = stream::iter(looks).buffer_unordered(SAMPLE);
+        let looks: Vec<_> = looks.collect().await;
+        for (addr, lease) in looks {
+            // While the store is away nothing is known, and nothing is moved.
+            let Ok(lease) = lease else { continue };
+            let now = Instant::now();
+            let seen = self.leases.entry(addr).or_insert_with(|| Seen {
+                lease: lease.clone(),
+                since: now,
+                looked_at: now,
+            });
+            seen.looked_at = now;
+            if seen.lease != lease {
+                seen.lease = lease;
+                seen.since = now;
+            }
+        }
+    }
+
+    /// Whether a node's containers may be running for want of proof that its agent stopped them.
+    fn is_leased(&self, addr: &EngineAddr) -> bool {
+        if !self.options.fencing || self.cluster.memory().is_none() {
+            return false;
+        }
+        let Some(seen) = self.leases.get(addr) else {
+            return true;
+        };
+        seen.lease
+            .as_ref()
+            .is_some_and(|lease| seen.since.elapsed() < lease.ttl + self.options.lease_margin)
+    }
+
+    /// Starts what agents stopped while they had no lease, and nobody made again elsewhere.
+    fn start_fenced(&mut self, snapshot: &Snapshot) {
+        let fenced: Vec<Place> = {
+            let notes = self.board().notes();
+            let fenced = notes.fenced.iter();
+            fenced
+                .flat_map(|(addr, ids)| ids.iter().map(|id| (addr.clone(), Arc::clone(id))))
+                .collect()
+        };
+        for place in fenced {
+            let (addr, id) = &place;
+            let node = snapshot
+                .node(addr)
+                .filter(|node| node.inventory.is_healthy());
+            let Some(node) = node else {
+                continue;
+            };
+            let found = node.inventory.containers.get(id).map(|container| Found {
+                node: Arc::clone(node),
+                container: Arc::clone(container),
+            });
+            let is_copied = |found: &Found| {
+                let swarm_id = found.container.swarm_id.as_ref();
+                let copies = swarm_id.map_or_else(Vec::new, |id| snapshot.copies(id));
+                let own = found.container.fence();
+                copies.iter().any(|copy| copy.container.fence() > own)
+            };
+            match found {
+                Some(found) if !found.container.state.running && !is_copied(&found) => {
+                    if !self.is_due(&place) {
+                        continue;
+                    }
+                    self.under_way.insert(place.clone());
+                    self.jobs
+                        .spawn(async move { vec![(place, moving::start_again(&found).await)] });
+                }
+                // It runs, or is gone, or has a copy that runs in its place.
+                _ => self.board().settle_fenced(&place),
+            }
+        }
     }
 
     /// Removes containers that were made again elsewhere from nodes that are back.
@@ -517,7 +662,15 @@ impl Desk {
             return;
         }
         for node in failed {
-            let plan = Plan::new(&node, snapshot, |place| self.board().was_stopped(place));
+            let addr = &node.inventory.addr;
+            let mut plan = Plan::new(&node, snapshot, |place| self.board().was_stopped(place));
+            if self.is_leased(addr) {
+                let is_fenced = |group: &mut Vec<Member>| group.iter().any(Member::is_fenced);
+                for member in plan.groups.extract_if(.., is_fenced).flatten() {
+                    let id = Arc::clone(&member.found.container.id);
+                    plan.stay.push((id, LEASED.to_owned()));
+                }
+            }
             self.carry_out(&node, plan, Manner::Failed);
             if let Some(failing) = self.failing.get_mut(&node.inventory.addr) {
                 failing.is_planned = true;

@@ -19,6 +19,12 @@ pub struct Reschedule {
         skip_serializing_if = "Option::is_none"
     )]
     pub grace: Option<Duration>,
+    /// Whether the leases of agents are waited for, and agents stop containers without one.
+    /// Default: true.
+    pub fencing: bool,
+    /// How long after the end of a lease its agent may take to stop containers. Default: 5s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub lease_margin: Duration,
     /// Most containers that are moved at a time. Default: 10.
     pub max_moves: NonZeroUsize,
     /// Percentage of the fleet that may be out of reach; beyond it nothing is moved. Default: 50.
@@ -32,6 +38,8 @@ impl Reschedule {
             grace: section.text("grace", default.grace, |text| {
                 duration::parse(text).map(Some)
             }),
+            fencing: section.get("fencing", default.fencing),
+            lease_margin: section.duration("lease-margin", default.lease_margin),
             max_moves: section.get("max-moves", default.max_moves),
             max_failed_percent: section.get("max-failed-percent", default.max_failed_percent),
         };
@@ -46,6 +54,8 @@ impl Default for Reschedule {
     fn default() -> Self {
         Self {
             grace: None,
+            fencing: true,
+            lease_margin: Duration::from_secs(5),
             max_moves: NonZeroUsize::new(10).unwrap_or(NonZeroUsize::MIN),
             max_failed_percent: 50,
         }

@@ -64,7 +64,25 @@ pub enum ReschedulePolicy {
     #[default]
     Off,
     /// It is created again on another node.
-    OnNodeFailure(Stateful),
+    OnNodeFailure(Move),
+}
+
+/// How a container is made again on another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// What becomes of it if it has data.
+    pub stateful: Stateful,
+    /// Whether its node's agent stops it when the node has no lease, which is waited for.
+    pub is_fenced: bool,
+}
+
+impl Default for Move {
+    fn default() -> Self {
+        Self {
+            stateful: Stateful::default(),
+            is_fenced: true,
+        }
+    }
 }
 
 /// What becomes of a container whose data stays behind when its node fails.
@@ -78,12 +96,6 @@ pub enum Stateful {
     /// It waits, wherever its data is.
     Wait,
 }
-
-/// Key and values of the option of [`ReschedulePolicy::OnNodeFailure`].
-const STATEFUL: [(&str, Stateful); 2] = [
-    ("stateful=force", Stateful::Force),
-    ("stateful=wait", Stateful::Wait),
-];
 
 /// Why the reschedule policies of a request are refused; the messages are classic Swarm's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -173,19 +185,26 @@ impl Directives {
 fn parse_policy(text: &str) -> Option<ReschedulePolicy> {
     let mut parts = text.split(',');
     let policy = parts.next()?;
-    let mut stateful = None;
+    let (mut stateful, mut is_fenced) = (None, None);
     for option in parts {
-        let (_, value) = STATEFUL.iter().find(|(text, _)| *text == option)?;
         // A second one would contradict the first, or say nothing new.
-        if stateful.replace(*value).is_some() {
+        let is_repeated = match option {
+            "stateful=force" => stateful.replace(Stateful::Force).is_some(),
+            "stateful=wait" => stateful.replace(Stateful::Wait).is_some(),
+            "fence=on" => is_fenced.replace(true).is_some(),
+            "fence=off" => is_fenced.replace(false).is_some(),
+            _ => return None,
+        };
+        if is_repeated {
             return None;
         }
     }
     match policy {
-        "off" if stateful.is_none() => Some(ReschedulePolicy::Off),
-        "on-node-failure" => Some(ReschedulePolicy::OnNodeFailure(
-            stateful.unwrap_or_default(),
-        )),
+        "off" if stateful.is_none() && is_fenced.is_none() => Some(ReschedulePolicy::Off),
+        "on-node-failure" => Some(ReschedulePolicy::OnNodeFailure(Move {
+            stateful: stateful.unwrap_or_default(),
+            is_fenced: is_fenced.unwrap_or(true),
+        })),
         _ => None,
     }
 }
@@ -233,7 +252,17 @@ mod tests {
 
     #[test]
     fn a_policy_may_say_what_becomes_of_data() {
-        let on_failure = |stateful| Some(ReschedulePolicy::OnNodeFailure(stateful));
+        let on_failure = |stateful| {
+            let is_fenced = true;
+            Some(ReschedulePolicy::OnNodeFailure(Move {
+                stateful,
+                is_fenced,
+            }))
+        };
+        let unfenced = Move {
+            stateful: Stateful::Wait,
+            is_fenced: false,
+        };
         for (text, expected) in [
             ("off", Some(ReschedulePolicy::Off)),
             ("on-node-failure", on_failure(Stateful::Judge)),
@@ -242,6 +271,13 @@ mod tests {
                 on_failure(Stateful::Force),
             ),
             ("on-node-failure,stateful=wait", on_failure(Stateful::Wait)),
+            (
+                "on-node-failure,fence=off,stateful=wait",
+                Some(ReschedulePolicy::OnNodeFailure(unfenced)),
+            ),
+            ("on-node-failure,fence=on", on_failure(Stateful::Judge)),
+            ("on-node-failure,fence=off,fence=on", None),
+            ("off,fence=off", None),
             ("off,stateful=wait", None),
             ("on-node-failure,stateful=maybe", None),
             ("on-node-failure,stateful=wait,stateful=force", None),

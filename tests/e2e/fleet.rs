@@ -131,6 +131,11 @@ impl Fleet {
             .success()
     }
 
+    /// A command that runs where engine `index` does, and ends with it.
+    pub fn command(&self, index: usize, program: &str) -> Command {
+        engines(&self.name, &["exec", &index.to_string(), program])
+    }
+
     /// The docker command for engine `index` itself, past the daemon under test.
     pub fn engine(&self, index: usize) -> Docker {
         Docker::current(&self.addresses[index])

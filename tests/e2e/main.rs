@@ -13,6 +13,7 @@
 mod access;
 mod bed;
 mod docker;
+mod fencing;
 mod fleet;
 mod http;
 mod manager;

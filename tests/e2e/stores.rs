@@ -47,7 +47,7 @@ impl Bench {
     }
 }
 
-fn open(url: &str, access: &Access) -> Arc<dyn Store> {
+pub(crate) fn open(url: &str, access: &Access) -> Arc<dyn Store> {
     // What the daemon does at start.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let url: ServersUrl = url.parse().unwrap();

@@ -259,6 +259,8 @@ fn options() -> Options {
         leadership: Leadership::alone(),
         reschedule: reschedule::Options {
             grace: Duration::ZERO,
+            fencing: true,
+            lease_margin: Duration::ZERO,
             max_moves: 10,
             max_failed_percent: 50,
         },

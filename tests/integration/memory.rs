@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{BODY, Bench, PATIENCE};
 
 /// A store that can be away.
-struct Shaky {
-    store: Embedded,
+pub struct Shaky {
+    pub store: Embedded,
     is_away: AtomicBool,
 }
 
@@ -102,7 +102,7 @@ impl Store for Shaky {
 /// A fleet, a store, and one cluster after the other over both.
 pub struct Stage {
     pub fleet: Arc<Fleet>,
-    store: Arc<Shaky>,
+    pub store: Arc<Shaky>,
     _directory: tempfile::TempDir,
 }
 

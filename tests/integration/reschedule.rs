@@ -10,6 +10,7 @@ use skep::{
         snapshot::{Found, Snapshot},
     },
     engine::monitor::Refresh,
+    store::{Store, agents::Lease},
 };
 use skep_fleet::{Engine, Fault, Fleet};
 
@@ -580,4 +581,73 @@ async fn what_is_said_of_a_node_outlives_the_manager() {
     let said = bench.cluster.settings(&addr);
     assert_eq!((said.version, said.availability), (1, Availability::Pause));
     assert_eq!(said.labels["rack"], "a");
+}
+
+#[tokio::test]
+async fn nothing_moves_while_the_agent_of_its_node_has_a_lease() {
+    let stage = Stage::new(3, 0).await;
+    let bench = stage.start_with(false, |_| {});
+    until_healthy(&bench, 3).await;
+    run(&bench, "web", &movable()).await;
+    let old = engine_of(&bench, "web");
+    let key = format!("test/agents/{}", old.addr());
+    let store = Arc::clone(&stage.store);
+    let renewed = tokio_util::sync::CancellationToken::new();
+    let agent = renewed.clone().run_until_cancelled_owned(async move {
+        for beat in 0.. {
+            let lease = Lease {
+                ttl: Duration::from_secs(1),
+                boot: 1,
+                beat,
+            };
+            store.store.put(&key, lease.to_json().into()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let agent = tokio::spawn(agent);
+    let written = async {
+        let key = format!("test/agents/{}", old.addr());
+        while stage.store.store.get(&key).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.unwrap();
+    // An engine may run another one that is not fenced.
+    run(&bench, "a1", BODY).await;
+    run(&bench, "b2", BODY).await;
+    let loose = body("on-node-failure,fence=off", json!({}));
+    run(&bench, "loose", &loose).await;
+    assert_eq!(engine_of(&bench, "loose").addr(), old.addr());
+    old.die();
+    until_moved(&bench, "loose", &old, true).await;
+    let reason = until_waiting(&bench, "web").await;
+    assert!(reason.contains("has a lease"), "{reason}");
+    // Longer than one lease lasts.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(running(&bench.fleet, "web"), 1);
+    renewed.cancel();
+    agent.await.unwrap();
+    until_moved(&bench, "web", &old, true).await;
+}
+
+#[tokio::test]
+async fn what_an_agent_stopped_is_started_unless_there_is_a_copy() {
+    let bench = start_on_first(2, Duration::from_secs(3600)).await;
+    let id = run(&bench, "web", &movable()).await;
+    let engine = engine_of(&bench, "web");
+    assert!(engine.exit("web", 137));
+    bench
+        .until("it has ended", |snapshot| {
+            !snapshot.container("web").unwrap().container.state.running
+        })
+        .await;
+    let addr = engine.addr().to_string().parse().unwrap();
+    bench
+        .cluster
+        .note_fenced(&addr, vec![id.as_str().into(), "gone".into()]);
+    bench
+        .until("it runs again", |snapshot| {
+            snapshot.container("web").unwrap().container.state.running
+        })
+        .await;
 }

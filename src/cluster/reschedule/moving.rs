@@ -217,6 +217,26 @@ async fn finish(cluster: &Cluster, old: &Found, new: &Found, manner: Manner) {
     );
 }
 
+/// Starts a container that its node's agent stopped for want of a lease.
+pub(super) async fn start_again(found: &Found) -> Result<(), Failure> {
+    let id = &found.container.id;
+    let node = &found.node.inventory;
+    let path = format!("/containers/{id}/start");
+    let started = found.node.client.call(Method::POST, &path).await;
+    started.map_err(|error| {
+        let name = node.name();
+        Failure::new(format!(
+            "it was stopped for want of a lease and cannot be started on {name}: {error}"
+        ))
+    })?;
+    info!(
+        container = &**id,
+        node = node.name(),
+        "started what the agent stopped for want of a lease"
+    );
+    Ok(())
+}
+
 /// A copy that cannot be started makes way for one on another node. An engine that cannot be asked
 /// keeps it: it may be running.
 async fn give_up(cluster: &Cluster, new: &Found, error: &ClientError) -> Failure {

@@ -38,6 +38,14 @@ pub(super) struct Plan {
     pub stay: Vec<(Arc<str>, String)>,
 }
 
+impl Member {
+    /// Whether it may be running until its node has no lease any more.
+    pub(super) fn is_fenced(&self) -> bool {
+        let policy = Directives::policy_of(&self.found.container.labels);
+        matches!(policy, ReschedulePolicy::OnNodeFailure(moves) if moves.is_fenced)
+    }
+}
+
 /// One container that goes.
 #[derive(Clone)]
 pub(super) struct Member {
@@ -125,11 +133,11 @@ fn judge(found: &Found, snapshot: &Snapshot) -> Verdict {
 
 /// Why a container must not go without its data, if so.
 fn left_behind(found: &Found, snapshot: &Snapshot) -> Option<String> {
-    let ReschedulePolicy::OnNodeFailure(stateful) = Directives::policy_of(&found.container.labels)
+    let ReschedulePolicy::OnNodeFailure(moves) = Directives::policy_of(&found.container.labels)
     else {
         return Some("it has no reschedule policy".to_owned());
     };
-    match stateful {
+    match moves.stateful {
         Stateful::Force => None,
         Stateful::Judge => found
             .container

@@ -38,6 +38,8 @@ pub struct Extra {
     pub token: Option<String>,
     /// It runs there, instead of where the test does.
     pub island: Option<Arc<Island>>,
+    /// The address it listens at, if not loopback.
+    pub host: Option<String>,
 }
 
 /// A running server; killed, and its data deleted, when dropped.
@@ -166,15 +168,16 @@ impl Server {
     fn host(&self) -> String {
         match &self.extra.island {
             Some(island) => island.host(0).to_string(),
-            None => "127.0.0.1".to_owned(),
+            None => self.listens_at().to_owned(),
         }
     }
 
     /// Where it listens for clients.
-    fn listens_at(&self) -> &'static str {
-        match &self.extra.island {
-            Some(_) => "0.0.0.0",
-            None => "127.0.0.1",
+    fn listens_at(&self) -> &str {
+        match (&self.extra.island, &self.extra.host) {
+            (Some(_), _) => "0.0.0.0",
+            (None, Some(host)) => host,
+            (None, None) => "127.0.0.1",
         }
     }
 
