@@ -83,7 +83,7 @@ fn answer_of_an_engine_that_cannot_search_comes_through() {
 #[test]
 fn routes_of_swarm_mode_say_that_this_is_not_swarm_mode() {
     Bed::with_each_client(|bed| {
-        for arguments in [["node", "ls"], ["service", "ls"], ["secret", "ls"]] {
+        for arguments in [["config", "ls"], ["service", "ls"], ["secret", "ls"]] {
             let refusal = bed.docker.refused(&arguments);
             assert!(refusal.contains("not a swarm manager"), "{refusal}");
         }

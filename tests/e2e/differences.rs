@@ -209,7 +209,6 @@ const SAME: &[Row] = &[
     ("POST", "/_ping", ""),
     ("DELETE", "/version", ""),
     // Swarm mode.
-    ("GET", "/nodes", ""),
     ("GET", "/services", ""),
     ("GET", "/tasks", ""),
     ("GET", "/secrets", ""),
