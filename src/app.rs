@@ -3,7 +3,7 @@
 //! Everything that can go wrong at start does so before the daemon says it is ready: the
 //! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
-mod explain;
+mod ask;
 mod nodes;
 mod reload;
 
@@ -38,7 +38,7 @@ use crate::{
 };
 
 pub use crate::api::new_token;
-pub use explain::{Explain, ExplainWhat, explain};
+pub use ask::{Ask, Manager, What, ask};
 pub use nodes::{Fencing, Membership, join, list};
 pub use reload::ReadConfig;
 
@@ -327,6 +327,10 @@ fn cluster_options(config: &Config, tls: tls::Engines, leadership: Leadership) -
             lease_margin: config.reschedule.lease_margin,
             max_moves: config.reschedule.max_moves.get(),
             max_failed_percent: config.reschedule.max_failed_percent,
+        },
+        rebalance: {
+            let max_moves = config.rebalance.max_moves.get();
+            config.rebalance.period.map(|period| (period, max_moves))
         },
         strategy: config.scheduler.strategy.clone(),
         filters: config.scheduler.filters.clone(),

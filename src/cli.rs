@@ -5,7 +5,7 @@
 //! what that names if it shall be checked, and does nothing else; `main` acts on the result.
 
 mod argv;
-mod explain;
+mod ask;
 mod manage;
 mod nodes;
 mod tls;
@@ -20,7 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::app;
 use crate::app::Membership;
-use crate::cli::explain::ExplainArgs;
+use crate::cli::ask::{ExplainArgs, RebalanceArgs};
 use crate::cli::manage::ManageArgs;
 use crate::cli::nodes::{CreateArgs, JoinArgs, ListArgs};
 use crate::config::log::{LogFormat, LogLevel};
@@ -41,8 +41,8 @@ pub enum Invocation {
     List(Box<List>),
     /// Register a node until told to stop.
     Join(Box<Join>),
-    /// Ask a manager where a container goes, and why.
-    Explain(Box<app::Explain>),
+    /// Ask a manager, and print what it says.
+    Ask(Box<app::Ask>),
 }
 
 /// What `skep list` is to do.
@@ -176,6 +176,8 @@ enum Command {
     Create(CreateArgs),
     /// Tell where a container goes, and why: skep explain -- -e constraint:rack==r1 nginx
     Explain(Box<ExplainArgs>),
+    /// Move containers to where the strategy would put them now
+    Rebalance(RebalanceArgs),
 }
 
 // Scripts look for `version X.Y.Z` after the name of the program.
@@ -231,7 +233,8 @@ pub fn parse(
             Ok(Invocation::Join(Box::new(join)))
         }
         Command::Create(args) => Ok(Invocation::Print(args.token(&context)?)),
-        Command::Explain(args) => Ok(Invocation::Explain(Box::new(args.apply(&context)?))),
+        Command::Explain(args) => Ok(Invocation::Ask(Box::new(args.apply(&context)?))),
+        Command::Rebalance(args) => Ok(Invocation::Ask(Box::new(args.apply(&context)))),
     }
 }
 

@@ -10,6 +10,7 @@
 //! election    which of several managers leads
 //! memory      records of nodes and containers in the store
 //! nodes       what operators say of nodes
+//! rebalance   containers go where the strategy would put them now
 //! reschedule  what ran on nodes that failed is made again on others
 //! build       where a build runs
 //! feed        the cluster's events
@@ -51,6 +52,7 @@ pub mod membership;
 pub mod memory;
 pub mod nodes;
 pub mod placement;
+pub mod rebalance;
 pub mod reschedule;
 pub mod snapshot;
 pub mod state;
@@ -102,6 +104,9 @@ pub struct Options {
     pub leadership: Leadership,
     /// What is done about nodes that fail.
     pub reschedule: reschedule::Options,
+    /// How often containers are moved to better nodes, and how many at most; `None`: only when
+    /// somebody asks for it.
+    pub rebalance: Option<(Duration, usize)>,
     /// The strategy's name.
     pub strategy: String,
     /// The filters' names, in order.
@@ -241,6 +246,10 @@ impl Cluster {
                     tokio::time::sleep(ANNOUNCE_PAUSE).await;
                 }
             }));
+        }
+        if let Some((period, max_moves)) = cluster.options().rebalance {
+            let run = rebalance::run(cluster.clone(), period, max_moves, shutdown.clone());
+            tasks.spawn(run);
         }
         tasks.spawn(reschedule::run(cluster.clone(), rules, shutdown.clone()));
         Ok(cluster)

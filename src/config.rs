@@ -17,6 +17,7 @@ pub mod log;
 pub mod mistakes;
 pub mod plugin;
 pub mod plugin_host;
+pub mod rebalance;
 pub mod registries;
 pub mod replication;
 pub mod reschedule;
@@ -41,6 +42,7 @@ use crate::config::log::Log;
 use crate::config::mistakes::{Mistake, Mistakes, closest, line_at};
 use crate::config::plugin::{Plugin, PluginKind, Source};
 use crate::config::plugin_host::PluginHost;
+use crate::config::rebalance::Rebalance;
 use crate::config::registries::Credentials;
 use crate::config::replication::Replication;
 use crate::config::reschedule::Reschedule;
@@ -76,6 +78,8 @@ pub struct Config {
     pub replication: Replication,
     /// What is done about nodes that fail.
     pub reschedule: Reschedule,
+    /// Moving containers to better nodes by itself.
+    pub rebalance: Rebalance,
     /// What all plugins share.
     pub plugin_host: PluginHost,
     /// Credentials for registries, by `host` or `host:port`.
@@ -174,6 +178,7 @@ impl Config {
             store: section.table("store", |store| Store::read(store, base)),
             replication: section.table("replication", Replication::read),
             reschedule: section.table("reschedule", Reschedule::read),
+            rebalance: section.table("rebalance", Rebalance::read),
             plugin_host,
             registries: section.table("registries", |registries| {
                 Credentials::read_all(registries, base)
@@ -413,6 +418,7 @@ impl Default for Config {
             store: Store::default(),
             replication: Replication::default(),
             reschedule: Reschedule::default(),
+            rebalance: Rebalance::default(),
             plugin_host: PluginHost::default(),
             registries: BTreeMap::new(),
             plugins: plugin::builtins(),

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             let format = list.config.log.format;
             (nodes(*list), format)
         }
-        Invocation::Explain(explain) => (ask(*explain), LogFormat::Text),
+        Invocation::Ask(what) => (ask(*what), LogFormat::Text),
         Invocation::Join(join) => {
             let format = join.config.log.format;
             (register(*join), format)
@@ -81,10 +81,10 @@ fn nodes(list: List) -> anyhow::Result<()> {
     print(&lines.join("\n"))
 }
 
-fn ask(explain: app::Explain) -> anyhow::Result<()> {
+fn ask(what: app::Ask) -> anyhow::Result<()> {
     provide_tls()?;
     let runtime = runtime()?;
-    let answer = runtime.block_on(app::explain(explain));
+    let answer = runtime.block_on(app::ask(what));
     runtime.shutdown_background();
     print(&answer?)
 }

@@ -50,6 +50,7 @@ mod networks;
 mod nodes;
 mod prune;
 mod pull;
+mod rebalance;
 mod system;
 pub mod tokens;
 mod versions;
@@ -244,6 +245,7 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
             StatusCode::NOT_IMPLEMENTED,
             "nodes come and go with discovery: take the node out of it, or stop its agent",
         )),
+        Route::Rebalance => rebalance::rebalance(context, &query).await,
         Route::Explain => explain::explain(context, &query, request).await,
         Route::Tokens(rest) => tokens::answer(context, &rest, &query, request).await,
         Route::SwarmMode => Err(ApiError::not_swarm_mode()),

@@ -107,6 +107,8 @@ pub enum Route {
     AgentLease(String),
     /// `POST /skep/agents/{addr}/fenced`
     AgentFenced(String),
+    /// `POST /skep/rebalance`
+    Rebalance,
     /// `/skep/explain`
     Explain,
     /// `/v1/clusters/...`, with what follows
@@ -308,6 +310,7 @@ fn find(method: &Method, path: &str) -> Route {
                 .or_else(|| named(rest, "fenced").map(Route::AgentFenced))
                 .unwrap_or_else(missing)
         }
+        ("skep", "rebalance") if post => Route::Rebalance,
         ("skep", "explain") if get || post => Route::Explain,
         ("v1", "clusters") => Route::Tokens(String::new()),
         ("v1", rest) if rest.starts_with("clusters/") => {

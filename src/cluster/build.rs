@@ -54,6 +54,7 @@ impl BuildNeeds {
             container,
             instead_of: None,
             avoid: Vec::new(),
+            only: None,
         }
     }
 }

@@ -79,6 +79,8 @@ pub(super) struct Instead {
     pub networks: Vec<String>,
     /// Nodes to leave out if there is any other.
     pub avoid: Vec<EngineAddr>,
+    /// The one node that will do, if only one does.
+    pub only: Option<EngineAddr>,
 }
 
 /// A container that was created.
@@ -205,6 +207,17 @@ impl Cluster {
         found: &Found,
         document: &RawObject,
     ) -> Result<Explanation, CreateError> {
+        let (place, request) = self.request_of(found, document)?;
+        let explained = self.inner.placement.explain(request, Some(place));
+        Ok(explained.await?)
+    }
+
+    /// What placement would look at if a container were not there.
+    pub(super) fn request_of(
+        &self,
+        found: &Found,
+        document: &RawObject,
+    ) -> Result<(Place, Request), CreateError> {
         let Found { node, container } = found;
         let shares = self.options().cpu_shares;
         let gone = self.inner.board.superseded_on(&node.inventory.addr);
@@ -226,8 +239,7 @@ impl Cluster {
             ..Instead::default()
         };
         draft.take_place(&instead, &snapshot);
-        let explained = self.inner.placement.explain(draft.request, Some(place));
-        Ok(explained.await?)
+        Ok((place, draft.request))
     }
 
     async fn create_here(
@@ -300,6 +312,7 @@ impl Cluster {
                 container: Arc::clone(&draft.container),
                 instead_of: draft.instead_of.clone(),
                 avoid: failed_on.clone(),
+                only: draft.only.clone(),
             })
             .await?;
         let addr = reservation.addr.clone();
@@ -566,6 +579,7 @@ struct Draft {
     request: Request,
     container: Arc<Container>,
     instead_of: Option<Place>,
+    only: Option<EngineAddr>,
     wants_holder: bool,
 }
 
@@ -646,6 +660,7 @@ impl Draft {
             request,
             container,
             instead_of: None,
+            only: None,
             wants_holder: false,
         })
     }
@@ -653,6 +668,7 @@ impl Draft {
     /// Puts the container in the place of another one.
     fn take_place(&mut self, instead: &Instead, snapshot: &Snapshot) {
         self.instead_of.clone_from(&instead.place);
+        self.only.clone_from(&instead.only);
         self.request.need += instead.companions;
         if !self.directives.has_hard_node_constraint() {
             let networks = instead.networks.iter();

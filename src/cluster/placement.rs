@@ -52,6 +52,30 @@ pub struct Wanted {
     pub instead_of: Option<(EngineAddr, Arc<str>)>,
     /// Nodes to leave out if there is any other: a create failed there already.
     pub avoid: Vec<EngineAddr>,
+    /// The one node that will do, if only one does.
+    pub only: Option<EngineAddr>,
+}
+
+/// A container that is somewhere, and what placement would look at if it were not.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// Where it is.
+    pub place: (EngineAddr, Arc<str>),
+    /// What would be asked for.
+    pub request: Request,
+}
+
+/// A container that would be better elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// Where it is.
+    pub place: (EngineAddr, Arc<str>),
+    /// Where it would be better.
+    pub to: EngineAddr,
+    /// By how much the strategy's score of that node is better.
+    pub score: u64,
+    /// By how many containers the nodes differ where the score is the same.
+    pub containers: u32,
 }
 
 /// Room, ports, and a name held on a node until the container is seen there or this is dropped.
@@ -100,6 +124,7 @@ enum Command {
         Option<(EngineAddr, Arc<str>)>,
         oneshot::Sender<Result<Explanation, PlaceError>>,
     ),
+    BestShift(Vec<Shift>, Vec<Settled>, oneshot::Sender<Option<Shift>>),
     Set(EngineAddr, Settings),
     ReserveName(String, oneshot::Sender<Result<u64, PlaceError>>),
     HoldName(String, oneshot::Sender<u64>),
@@ -130,6 +155,7 @@ impl Placement {
             slots: HashMap::new(),
             settings: HashMap::new(),
             seen: HashMap::new(),
+            absent: HashMap::new(),
             index: Arc::default(),
             held: HashMap::new(),
             names: HashMap::new(),
@@ -213,6 +239,17 @@ impl Placement {
             .await
             .map_err(|_| PlaceError::ShuttingDown)?;
         answer.await.map_err(|_| PlaceError::ShuttingDown)?
+    }
+
+    /// The container among `settled` that gains most by going to another node, if `shifts` had
+    /// been made before; `None` if none gains, or the strategy's choice is a matter of luck.
+    ///
+    /// Cost: a placement for each of them, one after the other, which others wait for.
+    pub async fn best_shift(&self, shifts: Vec<Shift>, settled: Vec<Settled>) -> Option<Shift> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::BestShift(shifts, settled, reply);
+        self.commands.send(command).await.ok()?;
+        answer.await.ok()?
     }
 
     /// Reserves a name alone.
@@ -312,6 +349,8 @@ struct Desk {
     slots: HashMap<EngineAddr, u32>,
     settings: HashMap<EngineAddr, Settings>,
     seen: HashMap<u32, Seen>,
+    /// How many of a node's containers are left out of account for the moment.
+    absent: HashMap<u32, u32>,
     // Invariant: nobody else holds this while it is changed, so changes never copy it.
     index: Arc<Index>,
     held: HashMap<u64, Held>,
@@ -361,6 +400,9 @@ impl Desk {
             }
             Command::Explain(request, instead_of, reply) => {
                 let _ = reply.send(self.explain(&request, instead_of));
+            }
+            Command::BestShift(shifts, settled, reply) => {
+                let _ = reply.send(self.best_shift(&shifts, &settled));
             }
             Command::ReserveName(name, reply) => {
                 let answer = self.reserve_name(name);
@@ -483,8 +525,11 @@ impl Desk {
     }
 
     fn place(&mut self, wanted: &Wanted) -> Result<(EngineAddr, u64), PlaceError> {
-        let limit = 1 + wanted.avoid.len();
-        let ranked = match &wanted.instead_of {
+        let limit = match wanted.only {
+            Some(_) => usize::MAX,
+            None => 1 + wanted.avoid.len(),
+        };
+        let mut ranked = match &wanted.instead_of {
             Some(place) => self.without(place, |desk| {
                 // Creates under way cannot have the name, since the container that goes has it.
                 if desk.index.is_taken(&wanted.request.name) {
@@ -497,6 +542,9 @@ impl Desk {
                 self.rank(&wanted.request, limit)?
             }
         };
+        if let Some(only) = &wanted.only {
+            ranked.retain(|addr| addr == only);
+        }
         let addr = ranked
             .iter()
             .find(|addr| !wanted.avoid.contains(addr))
@@ -542,27 +590,111 @@ impl Desk {
     /// Does something as if a container were not there.
     fn without<T>(
         &mut self,
-        (addr, id): &(EngineAddr, Arc<str>),
+        place: &(EngineAddr, Arc<str>),
         work: impl FnOnce(&mut Self) -> T,
     ) -> T {
-        let Some((slot, container)) = self.find(addr, id) else {
-            return work(self);
-        };
+        let taken = self.take_out(place);
+        let done = work(self);
+        if let Some((slot, container)) = taken {
+            self.put_back(slot, &container);
+        }
+        done
+    }
+
+    /// Leaves a container out of account.
+    fn take_out(&mut self, (addr, id): &(EngineAddr, Arc<str>)) -> Option<(u32, Arc<Container>)> {
+        let (slot, container) = self.find(addr, id)?;
         Arc::make_mut(&mut self.index).remove(slot, &container);
         if let Some(seen) = self.seen.get_mut(&slot) {
             seen.reserved.take(container.reserved);
         }
+        *self.absent.entry(slot).or_default() += 1;
         self.update_usage(slot);
-        let mut usage = self.table.usage(slot);
-        usage.containers = usage.containers.saturating_sub(1);
-        self.table.set_usage(slot, usage);
-        let done = work(self);
-        Arc::make_mut(&mut self.index).add(slot, &container);
+        Some((slot, container))
+    }
+
+    fn put_back(&mut self, slot: u32, container: &Arc<Container>) {
+        Arc::make_mut(&mut self.index).add(slot, container);
         if let Some(seen) = self.seen.get_mut(&slot) {
             seen.reserved.add(container.reserved);
         }
+        if let Some(count) = self.absent.get_mut(&slot) {
+            *count -= 1;
+            if *count == 0 {
+                self.absent.remove(&slot);
+            }
+        }
         self.update_usage(slot);
-        done
+    }
+
+    fn best_shift(&mut self, shifts: &[Shift], settled: &[Settled]) -> Option<Shift> {
+        let mut undo = Vec::new();
+        for shift in shifts {
+            let to = self.slots.get(&shift.to).copied();
+            if let Some(slot) = to
+                && let Some((from, container)) = self.take_out(&shift.place)
+            {
+                Arc::make_mut(&mut self.index).add(slot, &container);
+                let held = Arc::clone(&container);
+                let key = self.hold(Held::Place {
+                    slot,
+                    container: held,
+                });
+                self.update_usage(slot);
+                undo.push((from, container, key));
+            }
+        }
+        let mut best: Option<(Shift, &Settled)> = None;
+        for one in settled {
+            let gain = |shift: &Shift| (shift.score, shift.containers);
+            let shift = self.without(&one.place, |desk| desk.shift(one, 0));
+            if let Some(shift) = shift
+                && best
+                    .as_ref()
+                    .is_none_or(|(best, _)| gain(best) < gain(&shift))
+            {
+                best = Some((shift, one));
+            }
+        }
+        // A strategy that draws lots prefers another node the next time.
+        let best = best.filter(|(shift, one)| {
+            let again = self.without(&one.place, |desk| desk.shift(one, 1));
+            again.as_ref() == Some(shift)
+        });
+        for (slot, container, key) in undo.into_iter().rev() {
+            self.release(key);
+            self.put_back(slot, &container);
+        }
+        best.map(|(shift, _)| shift)
+    }
+
+    /// Where a container that was taken out would be better than where it was.
+    fn shift(&mut self, settled: &Settled, seed: u64) -> Option<Shift> {
+        let inventory: Arc<dyn crate::scheduler::Inventory> = Arc::clone(&self.index) as _;
+        let call = Call {
+            nodes: &self.table,
+            inventory: &inventory,
+            seed,
+        };
+        let ranking = self
+            .scheduler
+            .schedule(&settled.request, &call, usize::MAX)
+            .ok()?;
+        let own = *self.slots.get(&settled.place.0)?;
+        let first = ranking.first()?;
+        // Where it does not fit any more it is not moved either: somebody wanted it there.
+        let now = ranking.iter().find(|ranked| ranked.slot == own)?;
+        let count = |slot: u32| self.table.usage(slot).containers;
+        let score = first.score.abs_diff(now.score);
+        let containers = count(first.slot).abs_diff(count(own));
+        let is_better = first.slot != own && (score > 0 || containers > 0);
+        is_better.then_some(())?;
+        Some(Shift {
+            place: settled.place.clone(),
+            to: self.seen.get(&first.slot)?.inventory.addr.clone(),
+            score,
+            containers,
+        })
     }
 
     fn explain_now(&mut self, request: &Request) -> Explanation {
@@ -630,7 +762,8 @@ impl Desk {
         let mut usage = Usage::default();
         if let Some(seen) = self.seen.get(&slot) {
             usage.reserved = seen.reserved.amount();
-            usage.containers = seen.inventory.containers.len() as u32;
+            let absent = self.absent.get(&slot).copied().unwrap_or(0);
+            usage.containers = (seen.inventory.containers.len() as u32).saturating_sub(absent);
         }
         for held in self.held.values() {
             if let Held::Place {

@@ -35,12 +35,12 @@ use std::{
 use futures_util::{StreamExt, stream};
 use http::Method;
 use rand::seq::IteratorRandom;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 mod moving;
-mod plan;
+pub(super) mod plan;
 pub(super) mod remake;
 
 use self::{
@@ -50,6 +50,7 @@ use self::{
 use super::{
     Cluster,
     nodes::Availability,
+    placement::Shift,
     snapshot::{Found, Node, Snapshot},
 };
 use crate::{
@@ -121,6 +122,12 @@ pub struct Board {
     notes: Mutex<Notes>,
 }
 
+/// A shift that somebody waits for.
+struct Ordered {
+    shift: Shift,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
 /// Containers of one engine that were made again elsewhere: their IDs and names.
 pub type Superseded = BTreeMap<Arc<str>, String>;
 
@@ -134,6 +141,8 @@ struct Notes {
     stops: HashMap<Place, Instant>,
     /// Containers that were made again elsewhere.
     superseded: HashMap<EngineAddr, Superseded>,
+    /// Containers that shall go to better nodes.
+    shifts: Vec<Ordered>,
     /// Containers that agents stopped while they had no lease.
     fenced: HashMap<EngineAddr, HashSet<Arc<str>>>,
     /// Nodes that left discovery with containers that may have to move, and when.
@@ -185,6 +194,13 @@ impl Board {
     /// An agent stopped containers while it had no lease.
     pub(super) fn fenced(&self, addr: EngineAddr, ids: Vec<Arc<str>>) {
         self.notes().fenced.entry(addr).or_default().extend(ids);
+    }
+
+    /// Has a container moved to a better node; the answer comes when that is done or impossible.
+    pub(super) fn order(&self, shift: Shift) -> oneshot::Receiver<Result<(), String>> {
+        let (done, answer) = oneshot::channel();
+        self.notes().shifts.push(Ordered { shift, done });
+        answer
     }
 
     /// A node left discovery.
@@ -378,6 +394,7 @@ impl Desk {
         self.remove_superseded(&snapshot);
         self.deal_with_failed(&snapshot).await;
         self.drain(&snapshot);
+        self.shift(&snapshot);
     }
 
     /// Learns what earlier leaders did.
@@ -711,6 +728,43 @@ impl Desk {
         }
     }
 
+    /// Moves containers to better nodes, as ordered.
+    fn shift(&mut self, snapshot: &Arc<Snapshot>) {
+        let ordered = std::mem::take(&mut self.board().notes().shifts);
+        for Ordered { shift, done } in ordered {
+            let (addr, id) = &shift.place;
+            let node = snapshot.node(addr);
+            let node = node.filter(|node| node.inventory.is_healthy());
+            // What may move is judged once more: it may have changed since.
+            let plan = node.map(|node| Plan::new(node, snapshot, |_| false));
+            let groups = plan.into_iter().flat_map(|plan| plan.groups);
+            let mut alone = groups.filter(|group| group.len() == 1);
+            let group = alone.find(|group| group[0].found.container.id == *id);
+            let (Some(group), true) = (group, self.is_due(&shift.place)) else {
+                let _ = done.send(Err("it may not be moved any more".to_owned()));
+                continue;
+            };
+            self.under_way.insert(shift.place.clone());
+            let bounds = Bounds {
+                manner: Manner::Orderly,
+                failed: HashSet::new(),
+                avoid: Vec::new(),
+                only: Some(shift.to),
+            };
+            let cluster = self.cluster.clone();
+            self.jobs.spawn(async move {
+                let mut outcomes = moving::move_group(&cluster, &group, &bounds).await;
+                let failed = outcomes.iter_mut().find_map(|(_, outcome)| {
+                    let failure = std::mem::replace(outcome, Ok(())).err()?;
+                    Some(failure.reason)
+                });
+                // Nobody waits for it where it is; a failure is told to who ordered the move.
+                let _ = done.send(failed.map_or(Ok(()), Err));
+                outcomes
+            });
+        }
+    }
+
     /// The nodes that were out of reach for the grace period, and do not answer now.
     async fn failed(&self) -> Vec<Arc<Node>> {
         let grace = self.options.grace;
@@ -836,6 +890,7 @@ impl Desk {
                 manner,
                 failed: self.failing.keys().cloned().collect(),
                 avoid,
+                only: None,
             };
             let cluster = self.cluster.clone();
             self.jobs

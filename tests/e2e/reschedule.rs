@@ -230,3 +230,53 @@ fn docker_node_shows_nodes_drains_them_and_gives_them_labels() {
         assert!(error.contains("discovery"), "{error}");
     });
 }
+
+#[test]
+fn a_rebalance_spreads_what_was_piled_up() {
+    let bed = Bed::new(&[]);
+    let rebalance = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_skep"))
+            .arg("rebalance")
+            .args(arguments)
+            .env("DOCKER_HOST", format!("tcp://{}", bed.manager.address()))
+            .output()
+            .expect("skep starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let make = |node: &str, availability: &str| {
+        let update = ["node", "update", "--availability", availability, node];
+        bed.docker.ok(&update);
+    };
+    for node in ["node-1", "node-2"] {
+        make(node, "pause");
+    }
+    for name in ["c1", "c2", "c3", "c4"] {
+        bed.sleeper(name, &["-e", MOVES]);
+    }
+    bed.sleeper("bound", &["-e", MOVES, "-e", "constraint:node==node-0"]);
+    bed.sleeper("fixed", &[]);
+    for node in ["node-1", "node-2"] {
+        make(node, "active");
+    }
+    let plan = rebalance(&["--dry-run"]);
+    let lines: Vec<&str> = plan.lines().collect();
+    assert!(lines[0].starts_with("CONTAINER  FROM"), "{plan}");
+    assert_eq!(lines.len(), 5, "{plan}");
+    assert!(
+        lines[1].contains("node-0") && lines[1].contains("5 containers"),
+        "{plan}"
+    );
+    assert_eq!(names_on(&bed.fleet, 0, &[]).len(), 6);
+
+    let moved = rebalance(&["--max-moves", "20"]);
+    assert_eq!(moved.matches("moved").count(), 4, "{moved}");
+    for index in 0..3 {
+        eventually("two are left on each", || {
+            (names_on(&bed.fleet, index, &["-a"]).len() == 2).then_some(())
+        });
+    }
+    assert_eq!(names_on(&bed.fleet, 0, &[]), ["bound", "fixed"]);
+    assert_eq!(bed.ps(&[]).len(), 6);
+    assert_eq!(rebalance(&[]).trim(), "Nothing would be better elsewhere.");
+}

@@ -264,6 +264,7 @@ fn options() -> Options {
             max_moves: 10,
             max_failed_percent: 50,
         },
+        rebalance: None,
         strategy: "fewest".to_owned(),
         filters: vec!["health".to_owned()],
     }

@@ -651,3 +651,65 @@ async fn what_an_agent_stopped_is_started_unless_there_is_a_copy() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn a_rebalance_moves_what_gains_and_then_nothing() {
+    let bench = start_on_first(3, Duration::ZERO).await;
+    run(&bench, "stays", BODY).await;
+    for name in ["a1", "b2", "c3", "d4", "e5", "f6"] {
+        run(&bench, name, &movable()).await;
+    }
+    let old = engine_of(&bench, "stays");
+    list_all(&bench).await;
+    let plan = bench.cluster.plan_rebalance(10).await;
+    assert_eq!(plan.len(), 4, "7, 0, 0 becomes 3, 2, 2");
+    assert_eq!(creates(&bench.fleet), 7, "a plan moves nothing");
+    let gains: Vec<u32> = plan.iter().map(|one| one.shift.containers).collect();
+    assert_eq!(gains, [6, 5, 3, 2]);
+
+    let fleet = Arc::clone(&bench.fleet);
+    let sampler = tokio::spawn(async move {
+        loop {
+            for name in ["a1", "b2", "c3", "d4", "e5", "f6", "stays"] {
+                assert!(running(&fleet, name) >= 1, "{name} does not run");
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    for count in [1, 3] {
+        let moved = bench.cluster.rebalance(count).await;
+        assert_eq!(moved.len(), count);
+        for one in moved {
+            assert_eq!(one.error, None);
+        }
+    }
+    assert!(bench.cluster.plan_rebalance(10).await.is_empty());
+    assert!(!sampler.is_finished());
+    sampler.abort();
+    for engine in bench.fleet.engines() {
+        let count = if engine.addr() == old.addr() { 3 } else { 2 };
+        engine
+            .wait_for(|engine| engine.containers().len() == count)
+            .await;
+    }
+    assert_eq!(engine_of(&bench, "stays").addr(), old.addr());
+}
+
+#[tokio::test]
+async fn a_fleet_can_be_kept_in_balance() {
+    let fleet = Fleet::builder().engines(2).start().await.unwrap();
+    let bench = Bench::over(fleet, |options| {
+        options.rebalance = Some((Duration::from_millis(100), 5));
+    });
+    bench.list(&[0]);
+    until_healthy(&bench, 1).await;
+    for name in ["a1", "b2", "c3", "d4"] {
+        run(&bench, name, &movable()).await;
+    }
+    bench.list(&[0, 1]);
+    for engine in bench.fleet.engines() {
+        engine
+            .wait_for(|engine| engine.containers().len() == 2)
+            .await;
+    }
+}

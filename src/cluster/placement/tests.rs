@@ -103,6 +103,7 @@ fn wanted(name: &str, port: Option<u16>) -> Wanted {
         container: Arc::new(container),
         instead_of: None,
         avoid: Vec::new(),
+        only: None,
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Bounds {
     pub failed: HashSet<EngineAddr>,
     /// Nodes that are the last choice.
     pub avoid: Vec<EngineAddr>,
+    /// The one node that will do, if only one does.
+    pub only: Option<EngineAddr>,
 }
 
 /// Moves containers that hang together: all are made again and started, providers first, then the
@@ -142,6 +144,7 @@ async fn copy_one(
         companions,
         networks,
         avoid: bounds.avoid.clone(),
+        only: bounds.only.clone(),
     };
     let created = cluster.create_instead(request, instead).await;
     let created = created.map_err(|error| Failure::new(error.to_string()))?;

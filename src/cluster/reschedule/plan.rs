@@ -29,7 +29,7 @@ const SHUTDOWN: Duration = Duration::from_secs(30);
 
 /// What shall happen to the containers of a failed node that have a policy for it.
 #[derive(Default)]
-pub(super) struct Plan {
+pub(in crate::cluster) struct Plan {
     /// Those that go; each group in the order in which it has to be made.
     pub groups: Vec<Vec<Member>>,
     /// Those of which there is a newer copy elsewhere, and the copy.
@@ -48,7 +48,7 @@ impl Member {
 
 /// One container that goes.
 #[derive(Clone)]
-pub(super) struct Member {
+pub(in crate::cluster) struct Member {
     /// Where it is, or was.
     pub found: Found,
     /// The token of its next copy.
@@ -59,7 +59,7 @@ pub(super) struct Member {
 
 impl Plan {
     /// Plans for one node. `was_stopped` tells whether a client stopped a container lately.
-    pub(super) fn new(
+    pub(in crate::cluster) fn new(
         node: &Arc<Node>,
         snapshot: &Snapshot,
         was_stopped: impl Fn(&Place) -> bool,

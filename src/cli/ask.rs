@@ -1,4 +1,4 @@
-//! The options of `skep explain`.
+//! The options of `skep explain` and `skep rebalance`, which ask a manager.
 //!
 //! What follows `--` is written as for `docker create`, as far as it bears on where a container
 //! goes. Options that do not are accepted and left out, so that a command line can be pasted.
@@ -9,25 +9,46 @@ use clap::Parser;
 use serde_json::{Map, Value, json};
 
 use super::{CliError, Context};
-use crate::app::{Explain, ExplainWhat};
+use crate::app::{Ask, Manager, What};
 use crate::config::tls::{EngineTls, EngineTlsMode};
 
 /// Where the manager is asked unless something else is said.
 const DEFAULT_HOST: &str = "tcp://127.0.0.1:2375";
 
+/// Who is asked, and how it is told.
 #[derive(Debug, clap::Args)]
-pub(super) struct ExplainArgs {
+struct AskArgs {
     /// Where the manager listens [env: DOCKER_HOST] [default: tcp://127.0.0.1:2375]
     #[arg(long, short = 'H', value_name = "HOST")]
     host: Option<String>,
 
-    /// A container that is there, by name or ID
-    #[arg(long, value_name = "NAME", conflicts_with = "create")]
-    container: Option<String>,
-
     /// Print the manager's answer as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RebalanceArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+
+    /// Only tell what would be moved
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Most containers that are moved, from 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    max_moves: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+
+    /// A container that is there, by name or ID
+    #[arg(long, value_name = "NAME", conflicts_with = "create")]
+    container: Option<String>,
 
     /// What would be given to `docker create`: options, image, command
     #[arg(
@@ -102,15 +123,11 @@ struct CreateArgs {
     command: Vec<String>,
 }
 
-impl ExplainArgs {
-    pub(super) fn apply(&self, context: &Context<'_>) -> Result<Explain, CliError> {
+impl AskArgs {
+    fn ask(&self, context: &Context<'_>, what: What) -> Ask {
         let environment = context.environment;
         let host = self.host.as_ref().or(environment.docker_host.as_ref());
         let host = host.map_or(DEFAULT_HOST, String::as_str);
-        let what = match &self.container {
-            Some(name) => ExplainWhat::Container(name.clone()),
-            None => self.create()?,
-        };
         let directory = environment.docker_cert_path.as_ref().map(PathBuf::from);
         let tls = match (&environment.docker_tls_verify, directory) {
             (Some(_), Some(directory)) => Some(EngineTls {
@@ -121,18 +138,38 @@ impl ExplainArgs {
             }),
             _ => None,
         };
-        Ok(Explain {
-            host: host.strip_prefix("tcp://").unwrap_or(host).to_owned(),
-            tls,
+        let host = host.strip_prefix("tcp://").unwrap_or(host).to_owned();
+        Ask {
+            manager: Manager { host, tls },
             what,
             json: self.json,
-        })
+        }
+    }
+}
+
+impl RebalanceArgs {
+    pub(super) fn apply(&self, context: &Context<'_>) -> Ask {
+        let what = What::Rebalance {
+            dry_run: self.dry_run,
+            max_moves: self.max_moves,
+        };
+        self.ask.ask(context, what)
+    }
+}
+
+impl ExplainArgs {
+    pub(super) fn apply(&self, context: &Context<'_>) -> Result<Ask, CliError> {
+        let what = match &self.container {
+            Some(name) => What::ExplainContainer(name.clone()),
+            None => self.create()?,
+        };
+        Ok(self.ask.ask(context, what))
     }
 
-    fn create(&self) -> Result<ExplainWhat, CliError> {
+    fn create(&self) -> Result<What, CliError> {
         let args = CreateArgs::try_parse_from(&self.create);
         let args = args.map_err(|error| CliError::Usage(super::usage::mistake(&error)))?;
-        Ok(ExplainWhat::Create {
+        Ok(What::ExplainCreate {
             name: args.name.clone().unwrap_or_default(),
             body: args.body().to_string(),
         })
