@@ -28,29 +28,31 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
 use http::Method;
 use rand::seq::IteratorRandom;
-use tokio::{sync::oneshot, task::JoinSet, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+mod board;
 mod moving;
 pub(super) mod plan;
 pub(super) mod remake;
 
+pub use self::board::{Board, Superseded};
 use self::{
+    board::Ordered,
     moving::{Bounds, Manner},
     plan::{Member, Plan},
 };
 use super::{
     Cluster,
     nodes::Availability,
-    placement::Shift,
     snapshot::{Found, Node, Snapshot},
 };
 use crate::{
@@ -77,6 +79,9 @@ pub struct Options {
 /// How often what is is compared with what should be.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How soon more is done when something ended.
+const REFILL: Duration = Duration::from_millis(50);
+
 /// Wait before a move that failed is tried again, doubling from the first to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -101,12 +106,6 @@ const SAMPLE_LIFE: Duration = Duration::from_secs(5);
 /// How long a node that is out of reach counts as one that vanished with others.
 const VANISHED: Duration = Duration::from_secs(600);
 
-/// How long it is remembered that a client stopped a container.
-const STOPS_LIFE: Duration = Duration::from_secs(600);
-
-/// Most of them.
-const MAX_STOPS: usize = 100_000;
-
 /// How many containers are removed at once from nodes that are back.
 const CONCURRENT_REMOVALS: usize = 16;
 
@@ -115,134 +114,6 @@ const LEASED: &str = "the agent of its node has a lease, and may keep it running
 
 /// A container of one engine.
 pub type Place = (EngineAddr, Arc<str>);
-
-/// What others know of the rescheduler.
-#[derive(Default)]
-pub struct Board {
-    notes: Mutex<Notes>,
-}
-
-/// A shift that somebody waits for.
-struct Ordered {
-    shift: Shift,
-    done: oneshot::Sender<Result<(), String>>,
-}
-
-/// Containers of one engine that were made again elsewhere: their IDs and names.
-pub type Superseded = BTreeMap<Arc<str>, String>;
-
-#[derive(Default)]
-struct Notes {
-    /// Why containers of failed nodes are not moved.
-    waiting: HashMap<Place, Arc<str>>,
-    /// Why nothing at all is moved.
-    halted: Option<String>,
-    /// Containers that a client stopped lately.
-    stops: HashMap<Place, Instant>,
-    /// Containers that were made again elsewhere.
-    superseded: HashMap<EngineAddr, Superseded>,
-    /// Containers that shall go to better nodes.
-    shifts: Vec<Ordered>,
-    /// Containers that agents stopped while they had no lease.
-    fenced: HashMap<EngineAddr, HashSet<Arc<str>>>,
-    /// Nodes that left discovery with containers that may have to move, and when.
-    departed: BTreeMap<EngineAddr, (Arc<Node>, Instant)>,
-}
-
-impl Board {
-    /// Why a container waits for its node.
-    pub(super) fn why_waiting(&self, place: &Place) -> Option<Arc<str>> {
-        self.notes().waiting.get(place).cloned()
-    }
-
-    /// Why nothing is moved, if so.
-    pub(super) fn halted(&self) -> Option<String> {
-        self.notes().halted.clone()
-    }
-
-    /// A client stops a container: it shall not run elsewhere.
-    pub(super) fn stopped(&self, place: Place) {
-        let mut notes = self.notes();
-        if notes.stops.len() >= MAX_STOPS {
-            notes.stops.retain(|_, at| at.elapsed() < STOPS_LIFE);
-        }
-        if notes.stops.len() < MAX_STOPS {
-            notes.stops.insert(place, Instant::now());
-        }
-    }
-
-    /// A client starts it again.
-    pub(super) fn started(&self, place: &Place) {
-        self.notes().stops.remove(place);
-    }
-
-    fn was_stopped(&self, place: &Place) -> bool {
-        let notes = self.notes();
-        let stopped = notes.stops.get(place);
-        stopped.is_some_and(|at| at.elapsed() < STOPS_LIFE)
-    }
-
-    /// The containers of an engine that were made again elsewhere; empty for nearly all.
-    pub(super) fn superseded_on(&self, addr: &EngineAddr) -> Superseded {
-        self.notes()
-            .superseded
-            .get(addr)
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    /// An agent stopped containers while it had no lease.
-    pub(super) fn fenced(&self, addr: EngineAddr, ids: Vec<Arc<str>>) {
-        self.notes().fenced.entry(addr).or_default().extend(ids);
-    }
-
-    /// Has a container moved to a better node; the answer comes when that is done or impossible.
-    pub(super) fn order(&self, shift: Shift) -> oneshot::Receiver<Result<(), String>> {
-        let (done, answer) = oneshot::channel();
-        self.notes().shifts.push(Ordered { shift, done });
-        answer
-    }
-
-    /// A node left discovery.
-    pub(super) fn departed(&self, node: Arc<Node>) {
-        let mut notes = self.notes();
-        let departed = &mut notes.departed;
-        departed.retain(|_, (_, at)| at.elapsed() < DEPARTED_LIFE);
-        if movable(&node.inventory.containers).next().is_some() {
-            departed.insert(node.inventory.addr.clone(), (node, Instant::now()));
-        }
-    }
-
-    fn supersede(&self, (addr, id): Place, name: String) {
-        let mut notes = self.notes();
-        notes.waiting.remove(&(addr.clone(), Arc::clone(&id)));
-        notes.superseded.entry(addr).or_default().insert(id, name);
-    }
-
-    fn settle_fenced(&self, (addr, id): &Place) {
-        let mut notes = self.notes();
-        if let Some(ids) = notes.fenced.get_mut(addr) {
-            ids.remove(id);
-            if ids.is_empty() {
-                notes.fenced.remove(addr);
-            }
-        }
-    }
-
-    fn removed(&self, addr: &EngineAddr, id: &str) {
-        let mut notes = self.notes();
-        if let Some(ids) = notes.superseded.get_mut(addr) {
-            ids.remove(id);
-            if ids.is_empty() {
-                notes.superseded.remove(addr);
-            }
-        }
-    }
-
-    fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Keeps what should be until `shutdown`, while this manager leads.
 pub(super) async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) {
@@ -257,6 +128,8 @@ pub(super) async fn run(cluster: Cluster, options: Options, shutdown: Cancellati
                 if let Ok(ended) = ended {
                     desk.take(ended);
                 }
+                // There is room for more.
+                ticks.reset_after(REFILL);
                 continue;
             }
             _ = ticks.tick() => {}
@@ -330,6 +203,8 @@ struct Desk {
     healthy: HashSet<EngineAddr>,
     failing: BTreeMap<EngineAddr, Failing>,
     departed: BTreeMap<EngineAddr, Departed>,
+    /// Nodes that failed, and when they were asked once more in vain.
+    confirmed: HashMap<EngineAddr, Instant>,
     /// The leases of the agents of nodes that are out of reach; `None` if there is no agent.
     leases: HashMap<EngineAddr, Seen>,
     /// Nodes that shall be empty.
@@ -350,6 +225,7 @@ impl Desk {
             healthy: HashSet::new(),
             failing: BTreeMap::new(),
             departed: BTreeMap::new(),
+            confirmed: HashMap::new(),
             leases: HashMap::new(),
             draining: HashSet::new(),
             tries: HashMap::new(),
@@ -765,8 +641,8 @@ impl Desk {
         }
     }
 
-    /// The nodes that were out of reach for the grace period, and do not answer now.
-    async fn failed(&self) -> Vec<Arc<Node>> {
+    /// The nodes that were out of reach for the grace period, and did not answer just now.
+    async fn failed(&mut self) -> Vec<Arc<Node>> {
         let grace = self.options.grace;
         let failing = self
             .failing
@@ -791,10 +667,17 @@ impl Desk {
             .map(|node| (node.inventory.addr.clone(), Arc::clone(node)))
             .collect();
         let mut nodes: HashMap<_, _> = with_work.iter().cloned().collect();
-        for (addr, answers) in ask(with_work).await {
+        // A node that is cut off takes its time not to answer: moves must not wait for that.
+        self.confirmed
+            .retain(|addr, at| nodes.contains_key(addr) && at.elapsed() < SAMPLE_LIFE);
+        let is_new = |addr: &EngineAddr| !self.confirmed.contains_key(addr);
+        let unsure = with_work.into_iter().filter(|(addr, _)| is_new(addr));
+        for (addr, answers) in ask(unsure.collect()).await {
             if answers {
                 debug!(%addr, "engine answers again");
                 nodes.remove(&addr);
+            } else {
+                self.confirmed.insert(addr, Instant::now());
             }
         }
         nodes.into_values().collect()

@@ -1,9 +1,11 @@
 //! Nodes that die, are cut off, or are drained, and what becomes of their containers.
 
+use std::fs;
+
 use crate::{
     bed::Bed,
     fleet::Fleet,
-    manager::{FAST_FAIL, eventually},
+    manager::{FAST_FAIL, Manager, eventually},
 };
 
 const MOVES: &str = "reschedule:on-node-failure";
@@ -279,4 +281,108 @@ fn a_rebalance_spreads_what_was_piled_up() {
     assert_eq!(names_on(&bed.fleet, 0, &[]), ["bound", "fixed"]);
     assert_eq!(bed.ps(&[]).len(), 6);
     assert_eq!(rebalance(&[]).trim(), "Nothing would be better elsewhere.");
+}
+
+#[test]
+fn a_node_that_comes_and_goes_keeps_its_containers() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    fs::write(&config, "[reschedule]\ngrace = \"15s\"\n").unwrap();
+    let config = config.to_str().unwrap();
+    let bed = Bed::new(&[&FAST_FAIL[..], &["--config", config]].concat());
+    bed.sleeper("web", &["-e", MOVES, "-e", "constraint:node==~node-1"]);
+    let id = bed.inspect("web", "{{.Id}}");
+    let address = bed.fleet.addresses()[1].clone();
+    for _ in 0..3 {
+        bed.fleet.kill(1);
+        bed.manager.await_status(&address, "Unhealthy");
+        bed.fleet.revive(1);
+        bed.manager.await_status(&address, "Healthy");
+    }
+    assert_eq!(
+        bed.inspect("web", "{{.Id}} {{.Node.Name}}"),
+        format!("{id} node-1")
+    );
+    for index in [0, 2] {
+        assert!(names_on(&bed.fleet, index, &["-a"]).is_empty());
+    }
+}
+
+#[test]
+fn a_manager_and_a_node_that_die_together_lose_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = format!(
+        "--store=embedded://{}/store.redb",
+        directory.path().display()
+    );
+    let options = [&FAST_FAIL[..], &[&store]].concat();
+    let mut bed = Bed::new(&options);
+    bed.sleeper("web", &["-e", MOVES, "-e", "constraint:node==~node-1"]);
+    bed.sleeper(
+        "db",
+        &[
+            "-e",
+            MOVES,
+            "-e",
+            "constraint:node==~node-1",
+            "-v",
+            "data:/data",
+        ],
+    );
+    bed.manager.signal("KILL");
+    bed.fleet.kill(1);
+    bed.manager.ended();
+
+    bed.manager = Manager::start(&bed.fleet, &options);
+    bed.docker = bed.manager.docker();
+    eventually("it runs elsewhere", || {
+        let names = bed.ps(&[]);
+        let is_moved = ["node-0/web", "node-2/web"]
+            .iter()
+            .any(|name| names == [*name]);
+        is_moved.then_some(())
+    });
+    let copies = [0, 2]
+        .map(|index| names_on(&bed.fleet, index, &["-a"]))
+        .concat();
+    assert_eq!(copies, ["web"]);
+    bed.fleet.revive(1);
+    eventually("only what waited is left", || {
+        (names_on(&bed.fleet, 1, &["-a"]) == ["db"]).then_some(())
+    });
+}
+
+#[test]
+fn three_of_four_nodes_cut_off_move_nothing() {
+    let fleet = Fleet::start("quorum", 4, "");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    fs::write(&config, "[engine]\nrequest-timeout = \"3s\"\n").unwrap();
+    let config = config.to_str().unwrap();
+    let bed = Bed::over(fleet, &[&FAST_FAIL[..], &["--config", config]].concat());
+    for name in ["c0", "c1", "c2", "c3"] {
+        bed.sleeper(name, &["-e", MOVES]);
+    }
+    let before = bed.ps(&[]);
+    for index in 1..4 {
+        bed.fleet.cut(index);
+    }
+    let warnings = || bed.manager.get_json("/info")["Warnings"].to_string();
+    eventually("the manager says that it does nothing", || {
+        warnings()
+            .contains("3 of 4 nodes are out of reach")
+            .then_some(())
+    });
+    for index in 1..4 {
+        let address = &bed.fleet.addresses()[index];
+        bed.manager.await_status(address, "Unhealthy");
+    }
+    assert_eq!(names_on(&bed.fleet, 0, &["-a"]).len(), 1);
+    for index in 1..4 {
+        bed.fleet.mend(index);
+    }
+    eventually("all is as it was", || {
+        let is_quiet = !warnings().contains("out of reach");
+        (bed.ps(&[]) == before && is_quiet).then_some(())
+    });
 }
