@@ -18,7 +18,7 @@ fn container_is_created_started_stopped_and_removed() {
         let error = bed.docker.refused(&["rm", "box"]);
         assert!(error.contains("running container"), "{error}");
         bed.docker.ok(&["rm", "-f", "box"]);
-        bed.docker.refused(&["inspect", "box"]);
+        bed.docker.refused(&["container", "inspect", "box"]);
         assert_eq!(bed.ps(&["-a"]), [""; 0]);
     });
 }
@@ -86,7 +86,8 @@ fn name_conflict_is_a_409() {
     );
     bed.docker.ok(&["rename", "db", "store"]);
     assert_eq!(bed.inspect("store", "{{.Name}}"), "/store");
-    bed.docker.refused(&["inspect", "db"]);
+    // The bare inspect would also find a network whose id begins with "db".
+    bed.docker.refused(&["container", "inspect", "db"]);
     bed.sleeper("db", &[]);
 }
 
