@@ -366,6 +366,37 @@ impl Memory {
         Ok(places.collect())
     }
 
+    /// Nodes that are on record and not among `known`, as they were seen last, if that is less
+    /// than `within` ago.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn others(
+        &self,
+        known: impl Fn(&EngineAddr) -> bool,
+        within: TimeDelta,
+    ) -> Result<Vec<Inventory>, StoreError> {
+        let prefix = format!("{}/nodes", self.inner.options.prefix);
+        let listing = self.within(self.inner.store.list(&prefix)).await?;
+        let mut others = Vec::new();
+        for entry in listing.entries {
+            let below = entry.key.strip_prefix(&prefix);
+            let addr = below.and_then(|below| below.strip_prefix('/')?.parse().ok());
+            let Some(addr) = addr else {
+                continue;
+            };
+            let is_recent = |record: NodeRecord| Utc::now() - record.seen_at < within;
+            if known(&addr) || !parse_node(&entry).is_some_and(is_recent) {
+                continue;
+            }
+            others.extend(self.read(&addr).await?);
+            // It is not among those whose records are kept up to date.
+            self.desk().saved.remove(&addr);
+        }
+        Ok(others)
+    }
+
     /// Leaves word for agents: whether leases count.
     ///
     /// # Errors

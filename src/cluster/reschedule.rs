@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
 use http::Method;
 use rand::seq::IteratorRandom;
@@ -52,13 +53,14 @@ use self::{
 };
 use super::{
     Cluster,
+    memory::Memory,
     nodes::Availability,
     snapshot::{Found, Node, Snapshot},
 };
 use crate::{
     engine::{client::ClientError, inventory::Container, monitor::Refresh},
     model::address::EngineAddr,
-    store::agents::Lease,
+    store::{StoreError, agents::Lease},
 };
 
 /// How containers of failed nodes are dealt with.
@@ -96,6 +98,10 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a node that left discovery and answers is asked whether it still does.
 const DEPARTED_LIFE: Duration = Duration::from_secs(3600);
+
+/// How long ago a node may have been seen last that discovery does not list when this manager
+/// begins to lead, to be asked at all.
+const ABSENT_LIFE: TimeDelta = TimeDelta::hours(24);
 
 /// How many nodes that seem well are asked before anything is moved.
 const SAMPLE: usize = 64;
@@ -293,13 +299,34 @@ impl Desk {
                 }
             }
         }
-        if let Some(memory) = self.cluster.memory()
-            && memory.announce(self.options.fencing).await.is_err()
+        if let Some(memory) = self.cluster.memory().cloned()
+            && (memory.announce(self.options.fencing).await.is_err()
+                || self.look_for_absent(&memory).await.is_err())
         {
             return false;
         }
         self.is_ready = true;
         true
+    }
+
+    /// Looks for nodes that left discovery while no manager saw it: with a backend that drops those
+    /// that do not register, that is how nodes die.
+    async fn look_for_absent(&self, memory: &Memory) -> Result<(), StoreError> {
+        let snapshot = self.cluster.snapshot();
+        let is_listed = |addr: &EngineAddr| snapshot.node(addr).is_some();
+        for mut inventory in memory.others(is_listed, ABSENT_LIFE).await? {
+            let addr = inventory.addr.clone();
+            for id in self.board().superseded_on(&addr).keys() {
+                inventory.containers.remove(id);
+            }
+            debug!(%addr, "node is on record, and discovery does not list it");
+            let client = self.cluster.inner.monitors.client(addr);
+            self.board().departed(Arc::new(Node {
+                inventory: Arc::new(inventory),
+                client,
+            }));
+        }
+        Ok(())
     }
 
     /// Takes note of which nodes are out of reach, back, or gone.

@@ -82,6 +82,14 @@ pub struct Options {
     pub fence: Fence,
 }
 
+impl Options {
+    fn client(&self, addr: EngineAddr, limits: &Limits) -> Client {
+        let tls = self.tls.client(&addr);
+        let transport = Transport::with_tls(addr, limits, tls, self.fence.clone());
+        Client::new(Arc::new(transport), self.request_timeout)
+    }
+}
+
 /// What a monitor found.
 pub enum Update {
     /// The engine's inventory, and the events that led to it, in order.
@@ -230,15 +238,9 @@ impl Monitors {
             max_idle: options.limits.max_idle.min(1),
             ..options.limits.clone()
         };
-        let tls = options.tls.client(&addr);
-        let client = |limits: &Limits| {
-            let transport =
-                Transport::with_tls(addr.clone(), limits, tls.clone(), options.fence.clone());
-            Client::new(Arc::new(transport), options.request_timeout)
-        };
         let monitor = Monitor {
-            base: client(&own_limits),
-            shared: client(&options.limits),
+            base: options.client(addr.clone(), &own_limits),
+            shared: options.client(addr.clone(), &options.limits),
             api_version: None,
             health: Health::new(options.failure_limit),
             inventory: Inventory::pending(addr.clone()),
@@ -273,6 +275,12 @@ impl Monitors {
             ended,
         };
         running.insert(addr, handle);
+    }
+
+    /// A way to speak to an engine that nobody watches, in any version that it speaks.
+    pub fn client(&self, addr: EngineAddr) -> Client {
+        let options = &self.inner.options;
+        options.client(addr, &options.limits)
     }
 
     /// It is known which engines there are: all have been added.

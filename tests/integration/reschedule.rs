@@ -406,6 +406,50 @@ async fn a_manager_that_was_not_there_when_the_node_died_catches_up() {
     assert!(new.container("web").unwrap().phase.is_running());
 }
 
+#[tokio::test]
+async fn a_node_that_died_and_left_while_no_manager_ran_is_looked_for() {
+    let stage = Stage::new(4, 0).await;
+    let options = |options: &mut skep::cluster::Options| {
+        options.reschedule.grace = Duration::ZERO;
+    };
+    let bench = stage.start_with(false, options);
+    until_healthy(&bench, 4).await;
+    for name in ["one", "two", "three", "four"] {
+        run(&bench, name, &movable()).await;
+    }
+    let all = &stage.fleet.engines();
+    let name_on = |engine: &Engine| {
+        let names = ["one", "two", "three", "four"].into_iter();
+        let mut there = names.filter(|name| engine.container(name).is_some());
+        there.next().unwrap()
+    };
+    let (dead, taken_out) = (Arc::clone(&all[0]), Arc::clone(&all[1]));
+    let (moves, stays) = (name_on(&dead), name_on(&taken_out));
+    bench.stop().await;
+    drop(bench);
+
+    // Discovery has neither any more; one of them is well.
+    dead.die();
+    let bench = stage.start_with(false, options);
+    bench.list(&[2, 3]);
+    bench
+        .until("what was lost runs again", |snapshot| {
+            let found = snapshot.container(moves);
+            found.is_some_and(|found| found.container.state.running)
+        })
+        .await;
+    assert_eq!(creates(&stage.fleet), 5);
+    assert!(taken_out.container(stays).unwrap().phase.is_running());
+
+    // When it is listed again, what was made anew has to go there.
+    dead.come_back();
+    bench.list(&[0, 1, 2, 3]);
+    dead.wait_for(|engine| engine.container(moves).is_none())
+        .await;
+    until_healthy(&bench, 4).await;
+    assert_eq!(creates(&stage.fleet), 5);
+}
+
 /// Waits until a container is known to be on a node that is down.
 async fn until_waiting_for_node(bench: &Bench, name: &str) {
     bench
