@@ -21,7 +21,8 @@
 //! leads, and does not answer when it is asked once more. A node that leaves discovery is not out
 //! of reach: its engine is asked directly, and while it answers its containers stay. When more of the
 //! fleet is out of reach than is allowed, nothing is moved at all: most likely it is this manager
-//! that is cut off.
+//! that is cut off. What comes back then does not do so all at once: the grace period of those that
+//! are still missing begins anew.
 //!
 //! Without an agent on the node, the grace period is all that stands between a partition and two
 //! running copies: containers on a node that is cut off go on running there.
@@ -577,8 +578,7 @@ impl Desk {
     async fn deal_with_failed(&mut self, snapshot: &Arc<Snapshot>) {
         let failed = self.failed().await;
         let reason = self.reason_to_halt(snapshot, failed.len()).await;
-        self.halt(reason.clone());
-        if reason.is_some() {
+        if self.halt(reason) {
             return;
         }
         for node in failed {
@@ -767,14 +767,33 @@ impl Desk {
         share
     }
 
-    fn halt(&self, reason: Option<String>) {
-        let mut notes = self.board().notes();
-        if reason.is_some() && notes.halted.is_none() {
-            warn!("{}", reason.as_deref().unwrap_or_default());
-        } else if reason.is_none() && notes.halted.is_some() {
-            info!("rescheduling goes on");
+    /// Takes note of why nothing may be moved; returns whether nothing is to be moved now.
+    fn halt(&mut self, reason: Option<String>) -> bool {
+        let before = std::mem::replace(&mut self.board().notes().halted, reason.clone());
+        match reason {
+            Some(ref reason) if before.is_none() => warn!("{reason}"),
+            None if before.is_some() => {
+                info!("rescheduling goes on");
+                self.begin_anew();
+                return true;
+            }
+            _ => {}
         }
-        notes.halted = reason;
+        reason.is_some()
+    }
+
+    /// Gives nodes that have not failed yet the grace period from now on: those that were out of
+    /// reach together come back one after the other.
+    fn begin_anew(&mut self) {
+        let now = Instant::now();
+        let failing = self.failing.values_mut();
+        for failing in failing.filter(|failing| !failing.is_planned) {
+            failing.since = now;
+        }
+        for departed in self.departed.values_mut() {
+            departed.silent_since = departed.silent_since.map(|_| now);
+        }
+        self.confirmed.clear();
     }
 
     fn carry_out(&mut self, node: &Arc<Node>, plan: Plan, manner: Manner) {

@@ -263,6 +263,40 @@ async fn nothing_moves_while_most_of_the_fleet_is_out_of_reach() {
 }
 
 #[tokio::test]
+async fn what_was_out_of_reach_together_has_the_grace_period_to_come_back() {
+    let bench = start_on_first(4, GRACE).await;
+    run(&bench, "web", &movable()).await;
+    let last = engine_of(&bench, "web");
+    list_all(&bench).await;
+    let mut others: Vec<_> = bench.fleet.engines().to_vec();
+    others.retain(|engine| engine.addr() != last.addr());
+    last.die();
+    for engine in &others[..2] {
+        engine.die();
+    }
+    let is_halted = |expected: bool| {
+        let cluster = &bench.cluster;
+        let changed = async move {
+            while cluster.troubles().is_empty() == expected {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, changed)
+    };
+    is_halted(true).await.unwrap();
+    // Long enough for each of them to have failed on its own.
+    tokio::time::sleep(GRACE).await;
+    others[0].come_back();
+    is_halted(false).await.unwrap();
+    tokio::time::sleep(GRACE / 2).await;
+    others[1].come_back();
+    last.come_back();
+    until_healthy(&bench, 4).await;
+    assert_eq!(engine_of(&bench, "web").addr(), last.addr());
+    assert_eq!(creates(&bench.fleet), 1);
+}
+
+#[tokio::test]
 async fn what_was_stopped_is_not_started_elsewhere_but_what_went_down_with_its_engine_is() {
     let bench = start_on_first(3, Duration::ZERO).await;
     for name in ["stopped", "shut-down", "never-ran"] {
