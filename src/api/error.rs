@@ -13,6 +13,7 @@ use crate::{
         transport::{self, Body, TransportError},
     },
     registry::RegistryError,
+    store::StoreError,
 };
 
 /// What a client gets instead of an answer.
@@ -181,7 +182,13 @@ impl From<CreateError> for ApiError {
             CreateError::Policy(_) | CreateError::Schedule(_) | CreateError::NodeGone => {
                 Self::internal(error.to_string())
             }
-            CreateError::ShuttingDown | CreateError::NotPrimary | CreateError::Store(_) => {
+            CreateError::Store(StoreError::TooLarge { .. }) => {
+                Self::with_status(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
+            }
+            CreateError::ShuttingDown
+            | CreateError::NotPrimary
+            | CreateError::Unheard(_)
+            | CreateError::Store(_) => {
                 Self::with_status(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
         }

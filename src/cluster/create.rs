@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Cluster,
+    election::Term,
     memory::{CreateRecord, intents::Intention},
     placement::{PlaceError, Reservation, Wanted},
     reschedule::{Place, remake::Remake},
@@ -127,6 +128,9 @@ pub enum CreateError {
     /// Another manager may lead by now.
     #[error("this manager is not the primary any more")]
     NotPrimary,
+    /// So many engines are down, and what they held cannot be read yet: names may be taken there.
+    #[error("{0} engines do not answer, and what they held is not known yet: names may be taken")]
+    Unheard(usize),
     /// The container cannot be remembered, so there shall be none.
     #[error("no container is created without a record of it: {0}")]
     Store(#[from] StoreError),
@@ -247,14 +251,14 @@ impl Cluster {
         request: CreateRequest,
         instead: Instead,
     ) -> Result<Created, CreateError> {
-        self.names_known().await?;
+        let term = self.names_known().await?;
         let snapshot = self.snapshot();
         let mut draft = Draft::new(&request, &snapshot, self.options().cpu_shares)?;
         draft.take_place(&instead, &snapshot);
         let mut retries = 0;
         let mut failed_on = instead.avoid;
         loop {
-            let error = match self.attempt(&request, &draft, &mut failed_on).await {
+            let error = match self.attempt(&request, &draft, term, &mut failed_on).await {
                 Ok(created) => return Ok(created),
                 Err(error) => error,
             };
@@ -282,16 +286,33 @@ impl Cluster {
     }
 
     /// Waits until all names that were given are known, those on engines that are down included: a
-    /// manager that has just started must not give them again.
-    pub(super) async fn names_known(&self) -> Result<(), StoreError> {
+    /// manager that has just started must not give them again. They are known as long as the term
+    /// lasts that is returned.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError::NotPrimary`] or [`CreateError::Store`].
+    pub(super) async fn names_known(&self) -> Result<Term, CreateError> {
+        let term = self.leadership().term().ok_or(CreateError::NotPrimary)?;
+        tokio::select! {
+            known = self.names_known_in(term) => known?,
+            () = self.leadership().over(term) => return Err(CreateError::NotPrimary),
+        }
+        Ok(term)
+    }
+
+    async fn names_known_in(&self, term: Term) -> Result<(), CreateError> {
         let Some(memory) = &self.inner.memory else {
             return Ok(());
         };
-        memory.ready().await?;
+        memory.ready(term).await?;
         if memory.trouble().is_none() {
             // Without news of any engine there is nothing to choose from, which will be the answer.
-            let heard = tokio::time::timeout(HEARING, self.inner.monitors.heard());
-            let _ = heard.await;
+            let heard = tokio::time::timeout(HEARING, self.inner.monitors.heard()).await;
+            let unheard = self.inner.monitors.unheard_count();
+            if heard.is_err() && unheard > 0 && !memory.is_optional() {
+                return Err(CreateError::Unheard(unheard));
+            }
         }
         Ok(())
     }
@@ -302,6 +323,7 @@ impl Cluster {
         &self,
         request: &CreateRequest,
         draft: &Draft,
+        term: Term,
         failed_on: &mut Vec<EngineAddr>,
     ) -> Result<Created, CreateError> {
         let reservation = self
@@ -321,10 +343,15 @@ impl Cluster {
             .node(&addr)
             .cloned()
             .ok_or(CreateError::NodeGone)?;
-        if !self.leadership().may_change() {
-            return Err(CreateError::NotPrimary);
-        }
+        self.check_term(term)?;
         let intention = self.intend(&addr, draft).await?;
+        if let Err(error) = self.check_term(term) {
+            // Nobody was asked.
+            if let Some(intention) = intention {
+                intention.failed();
+            }
+            return Err(error);
+        }
         let outcome = self.create_on(&node, request, draft).await;
         if outcome.is_err() {
             failed_on.push(addr.clone());
@@ -372,6 +399,15 @@ impl Cluster {
         }
         drop(reservation);
         Ok(Created { body, addr })
+    }
+
+    /// Whoever led in between may have given the same name.
+    fn check_term(&self, term: Term) -> Result<(), CreateError> {
+        if self.leadership().is_current(term) {
+            Ok(())
+        } else {
+            Err(CreateError::NotPrimary)
+        }
     }
 
     /// Keeps the name and the room of a container that may still come, until its engine has
@@ -497,8 +533,9 @@ pub(super) async fn rename(
     {
         return Err(CreateError::NameTaken(name.to_owned()));
     }
-    cluster.names_known().await?;
+    let term = cluster.names_known().await?;
     let held = cluster.inner.placement.reserve_name(name).await?;
+    cluster.check_term(term)?;
     let path = format!(
         "/containers/{}/rename?name={}",
         found.container.id,

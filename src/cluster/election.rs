@@ -55,6 +55,10 @@ pub enum Role {
     Replica(Option<String>),
 }
 
+/// A time in office of this manager: each one that it wins has a greater number than the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Term(u64);
+
 /// Whether this manager leads. Clones share it.
 #[derive(Clone)]
 pub struct Leadership {
@@ -65,8 +69,16 @@ struct Inner {
     /// `None` for a manager that is alone.
     options: Option<Options>,
     role: watch::Sender<Role>,
+    office: Mutex<Office>,
+}
+
+/// What a manager leads by.
+#[derive(Default)]
+struct Office {
     /// What the lock is held by, while it is.
-    session: Mutex<Option<Box<dyn Session>>>,
+    session: Option<Box<dyn Session>>,
+    /// How many terms were won.
+    terms: u64,
 }
 
 /// Why a term ended.
@@ -91,7 +103,7 @@ impl Leadership {
             inner: Arc::new(Inner {
                 options,
                 role: watch::Sender::new(role),
-                session: Mutex::new(None),
+                office: Mutex::default(),
             }),
         }
     }
@@ -127,10 +139,33 @@ impl Leadership {
         if self.inner.options.is_none() {
             return true;
         }
-        let session = self.session();
-        session
-            .as_ref()
-            .is_some_and(|session| Instant::now() < session.valid_until())
+        self.office().is_held()
+    }
+
+    /// The term that this manager is in, as far as it was told; `None` if it does not lead. That
+    /// of a manager that is alone never ends.
+    pub fn term(&self) -> Option<Term> {
+        let office = self.office();
+        (self.inner.options.is_none() || office.session.is_some()).then_some(Term(office.terms))
+    }
+
+    /// Whether this manager leads for sure at this moment, and never ceased to since it was told
+    /// of `term`.
+    pub fn is_current(&self, term: Term) -> bool {
+        if self.inner.options.is_none() {
+            return true;
+        }
+        let office = self.office();
+        office.is_held() && Term(office.terms) == term
+    }
+
+    /// Waits until a term is over, as far as this manager is told.
+    pub async fn over(&self, term: Term) {
+        let mut roles = self.watch();
+        while self.term() == Some(term) {
+            // The sender is ours.
+            let _ = roles.changed().await;
+        }
     }
 
     /// Stands for election until `shutdown`, and resigns then. Keys are below `prefix`, which may
@@ -154,9 +189,9 @@ impl Leadership {
         candidate.run().await;
     }
 
-    fn session(&self) -> MutexGuard<'_, Option<Box<dyn Session>>> {
-        let session = self.inner.session.lock();
-        session.unwrap_or_else(PoisonError::into_inner)
+    fn office(&self) -> MutexGuard<'_, Office> {
+        let office = self.inner.office.lock();
+        office.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, role: Role) {
@@ -172,6 +207,18 @@ impl Leadership {
         if let Role::Replica(Some(primary)) = &role {
             info!("New leader elected: {primary}");
         }
+    }
+}
+
+impl Office {
+    fn is_held(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|session| Instant::now() < session.valid_until())
+    }
+
+    fn enter(&mut self, session: Box<dyn Session>) {
+        self.session = Some(session);
+        self.terms += 1;
     }
 }
 
@@ -196,7 +243,7 @@ impl Candidate {
         while !self.shutdown.is_cancelled() {
             let mut session = None;
             let ended = self.stand(&mut session).await;
-            let held = self.leadership.session().take();
+            let held = self.leadership.office().session.take();
             // Whoever was known to lead leads on, as far as anybody knows.
             if self.leadership.is_primary() {
                 self.leadership.set(Role::Replica(None));
@@ -286,7 +333,7 @@ impl Candidate {
         watch: &mut dyn Watch,
         token: u64,
     ) -> Result<End, StoreError> {
-        *self.leadership.session() = Some(session);
+        self.leadership.office().enter(session);
         self.leadership.set(Role::Primary);
         loop {
             tokio::select! {
@@ -386,6 +433,7 @@ mod tests {
         second.await_role(Role::Primary).await;
         first.task.await.unwrap();
         assert!(!first.leadership.may_change());
+        assert_eq!(first.leadership.term(), None);
         assert!(second.leadership.may_change());
     }
 
@@ -428,5 +476,26 @@ mod tests {
         manager.await_role(Role::Replica(None)).await;
         store.delete("x/docker/swarm/leader", None).await.unwrap();
         manager.await_role(Role::Primary).await;
+    }
+
+    #[tokio::test]
+    async fn a_term_that_was_lost_does_not_come_back_with_the_office() {
+        let cluster = Cluster::start();
+        let manager = cluster.manager("a:1");
+        manager.await_role(Role::Primary).await;
+        let leadership = &manager.leadership;
+        let first = leadership.term().unwrap();
+        assert!(leadership.is_current(first));
+        let store = &cluster.store;
+        store
+            .put("x/docker/swarm/leader", "c:1".into())
+            .await
+            .unwrap();
+        timeout(PATIENCE, leadership.over(first)).await.unwrap();
+        store.delete("x/docker/swarm/leader", None).await.unwrap();
+        manager.await_role(Role::Primary).await;
+        assert!(!leadership.is_current(first));
+        let second = leadership.term().unwrap();
+        assert!(second > first && leadership.is_current(second));
     }
 }

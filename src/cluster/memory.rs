@@ -49,12 +49,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+mod forget;
 pub mod intents;
 
 use self::intents::Intent;
 use crate::{
     cluster::{
-        election::{Leadership, Role},
+        election::{Leadership, Term},
         nodes::{AllSettings, Settings},
         placement::Placement,
     },
@@ -128,8 +129,8 @@ struct Inner {
     work: Notify,
     /// Why the store cannot be used, while it cannot.
     trouble: watch::Sender<Option<StoreError>>,
-    /// Whether the creates of an earlier process are known.
-    ready: watch::Sender<bool>,
+    /// The term in which the creates of whoever led before were read.
+    ready: watch::Sender<Option<Term>>,
 }
 
 /// What waits to be written, and what is known to be written.
@@ -170,6 +171,8 @@ struct Document {
 #[derive(Default)]
 struct Saved {
     node: Option<(u64, DateTime<Utc>)>,
+    /// When whoever led before saw the node last.
+    inherited: Option<DateTime<Utc>>,
     /// Whether what stands in the node's place is not ours to overwrite.
     is_foreign: bool,
     containers: HashMap<Arc<str>, u64>,
@@ -229,7 +232,7 @@ impl Memory {
                 desk: Mutex::new(Desk::new()),
                 work: Notify::new(),
                 trouble: watch::Sender::new(None),
-                ready: watch::Sender::new(false),
+                ready: watch::Sender::new(None),
             }),
         }
     }
@@ -480,16 +483,18 @@ impl Memory {
         leadership: Leadership,
         shutdown: CancellationToken,
     ) {
-        let (mut is_tidy, mut stands_by) = (false, false);
+        let (mut is_tidy, mut forget_at) = (false, Instant::now());
+        // Nobody else wrote meanwhile where nobody else may lead.
+        let mut known = leadership.term().filter(|_| !leadership.is_contested());
         let mut roles = leadership.watch();
         loop {
             let is_last = shutdown.is_cancelled();
-            if *roles.borrow_and_update() != Role::Primary {
+            roles.mark_unchanged();
+            let Some(term) = leadership.term() else {
                 if is_last {
                     self.settle_own().await;
                     return;
                 }
-                (is_tidy, stands_by) = (false, true);
                 self.stand_by();
                 let pause = if self.settle_own().await {
                     STAND_BY_INTERVAL
@@ -502,22 +507,30 @@ impl Memory {
                     () = tokio::time::sleep(pause) => {}
                 }
                 continue;
-            }
-            if std::mem::take(&mut stands_by) {
+            };
+            // Somebody else may have led in between, even if this task was told of nothing.
+            if known.replace(term) != Some(term) {
+                is_tidy = false;
+                forget_at = Instant::now();
+                self.stand_by();
                 self.take_over();
                 monitors.recall_again();
             }
             if !is_tidy && !is_last {
-                is_tidy = self.start(&placement, &settings).await;
+                is_tidy = self.start(term, &placement, &settings).await;
+            }
+            if is_tidy && !is_last && forget_at <= Instant::now() {
+                forget_at = Instant::now() + self.forget_old_nodes().await;
             }
             let took = self.write_pending().await;
             let waits = self.settle_rest(&monitors).await;
             if is_last {
                 return;
             }
-            if self.trouble().is_some() {
+            if self.trouble().is_some() || !is_tidy {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
+                    _ = roles.changed() => continue,
                     () = tokio::time::sleep(RETRY) => {}
                 }
                 self.probe().await;
@@ -525,7 +538,9 @@ impl Memory {
                 if !took {
                     tokio::select! {
                         () = shutdown.cancelled() => {}
+                        _ = roles.changed() => continue,
                         () = self.inner.work.notified() => {}
+                        () = tokio::time::sleep_until(forget_at) => {}
                         () = tokio::time::sleep(SETTLE_INTERVAL), if waits => {}
                     }
                 }
@@ -539,7 +554,7 @@ impl Memory {
 
     /// Drops what the manager that leads has written by now, and what only a leader knows.
     fn stand_by(&self) {
-        self.inner.ready.send_replace(false);
+        self.inner.ready.send_replace(None);
         let mut desk = self.desk();
         desk.intents
             .retain(|_, intent| intent.is_for_us_to_settle());
@@ -567,11 +582,12 @@ impl Memory {
     }
 
     /// What has to be done once, as soon as the store is there.
-    async fn start(&self, placement: &Placement, settings: &AllSettings) -> bool {
+    async fn start(&self, term: Term, placement: &Placement, settings: &AllSettings) -> bool {
         let work = async {
             self.recall_settings(placement, settings).await?;
             self.recall_intents(placement).await?;
-            self.forget_old_nodes().await
+            self.inner.ready.send_replace(Some(term));
+            Ok(())
         };
         work.await.map_err(|error| self.failed(error)).is_ok()
     }
@@ -655,6 +671,7 @@ impl Memory {
             })
             .await;
         let writes = self.writings(inventory, &mut pending);
+        let is_news = !gone.is_empty() || !writes.is_empty();
         stream::iter(writes)
             .for_each_concurrent(CONCURRENT_WRITES, |writing| async move {
                 let Err(error) = self.write(addr, &writing).await else {
@@ -673,6 +690,9 @@ impl Memory {
                 }
             })
             .await;
+        if is_news && self.trouble().is_none() {
+            self.write_seen(inventory).await;
+        }
         // Deletions and specs that failed are found again by comparing.
         if self.trouble().is_some() {
             if let Some(saved) = self.desk().saved.get_mut(addr) {
@@ -716,6 +736,9 @@ impl Memory {
             if let Some(create) = self.intended(swarm_id, &inventory.addr) {
                 document.create = Some(create);
             }
+            if self.is_outdated(&document, &inventory.addr) {
+                continue;
+            }
             let digest = digest(container, &document.inspect);
             let is_known = || {
                 let desk = self.desk();
@@ -733,34 +756,70 @@ impl Memory {
         writings
     }
 
-    async fn write_specs(&self, inventory: &Inventory) {
-        let Some(specs) = &inventory.specs else {
-            return;
+    /// Whether whoever led before saw a node that is down now after the document was made.
+    fn is_outdated(&self, document: &Document, addr: &EngineAddr) -> bool {
+        let desk = self.desk();
+        let saved = desk
+            .saved
+            .get(addr)
+            .filter(|_| desk.down.contains_key(addr));
+        let Some(seen_at) = saved.and_then(|saved| saved.inherited) else {
+            return false;
         };
-        let addr = &inventory.addr;
-        let now = Utc::now();
-        let record = NodeRecord {
-            specs: (**specs).clone(),
-            ip: inventory.ip,
-            seen_at: now,
-            down_since: self.desk().down.get(addr).copied(),
+        let age = TimeDelta::from_std(document.noted_at.elapsed()).unwrap_or(TimeDelta::MAX);
+        Utc::now() - seen_at < age
+    }
+
+    /// Writes what a node is, if that is news.
+    async fn write_specs(&self, inventory: &Inventory) {
+        let Some(record) = self.node_record(inventory) else {
+            return;
         };
         let digest = record.digest();
-        let is_due = self.desk().saved.get(addr).is_none_or(|saved| {
-            let is_same = |(known, at)| known == digest && now - at < SEEN_INTERVAL;
-            !saved.is_foreign && !saved.node.is_some_and(is_same)
+        let is_due = self.desk().saved.get(&inventory.addr).is_none_or(|saved| {
+            let is_same = |(known, at)| known == digest && record.seen_at - at < SEEN_INTERVAL;
+            !saved.node.is_some_and(is_same)
         });
-        if !is_due {
-            return;
+        if is_due {
+            self.put_node(&inventory.addr, &record).await;
         }
-        let Ok(value) = serde_json::to_vec(&record) else {
+    }
+
+    /// Writes how young the records of a node's containers are, now that some have changed: whoever
+    /// takes over goes by them if it has not heard the node since.
+    async fn write_seen(&self, inventory: &Inventory) {
+        if let Some(record) = self.node_record(inventory) {
+            self.put_node(&inventory.addr, &record).await;
+        }
+    }
+
+    /// The record of a node, unless what stands in its place is foreign.
+    fn node_record(&self, inventory: &Inventory) -> Option<NodeRecord> {
+        let specs = inventory.specs.as_ref()?;
+        let desk = self.desk();
+        let saved = desk.saved.get(&inventory.addr);
+        if saved.is_some_and(|saved| saved.is_foreign) {
+            return None;
+        }
+        let seen_at = DateTime::<Utc>::from(inventory.updated_at);
+        let known = saved.and_then(|saved| saved.node);
+        Some(NodeRecord {
+            specs: (**specs).clone(),
+            ip: inventory.ip,
+            seen_at: known.map_or(seen_at, |(_, at)| at.max(seen_at)),
+            down_since: desk.down.get(&inventory.addr).copied(),
+        })
+    }
+
+    async fn put_node(&self, addr: &EngineAddr, record: &NodeRecord) {
+        let Ok(value) = serde_json::to_vec(record) else {
             return;
         };
         let key = self.node_key(addr);
         match self.within(self.inner.store.put(&key, value.into())).await {
             Ok(_) => {
                 if let Some(saved) = self.desk().saved.get_mut(addr) {
-                    saved.node = Some((digest, now));
+                    saved.node = Some((record.digest(), record.seen_at));
                 }
             }
             Err(error) => self.failed(error),
@@ -823,6 +882,7 @@ impl Memory {
 
     /// Reads all records of a node.
     async fn read(&self, addr: &EngineAddr) -> Result<Option<Inventory>, StoreError> {
+        let leads_since = self.desk().leads_since;
         let prefix = format!("{}/containers/{addr}", self.inner.options.prefix);
         let listing = self.within(self.inner.store.list(&prefix)).await?;
         let key = self.node_key(addr);
@@ -832,6 +892,7 @@ impl Memory {
         saved.is_foreign = node.is_some() && record.is_none();
         if let Some(record) = &record {
             saved.node = Some((record.digest(), record.seen_at));
+            saved.inherited = Some(record.seen_at);
         }
         let cpus = record.as_ref().map_or(0, |record| record.specs.cpus);
         let mut containers = imbl::OrdMap::new();
@@ -855,7 +916,11 @@ impl Memory {
             is_recalled: true,
             ..Inventory::pending(addr.clone())
         });
-        self.desk().saved.entry(addr.clone()).or_insert(saved);
+        let mut desk = self.desk();
+        // What was read before this manager took over is too old to compare with.
+        if desk.leads_since == leads_since {
+            desk.saved.entry(addr.clone()).or_insert(saved);
+        }
         Ok(inventory)
     }
 
@@ -875,39 +940,6 @@ impl Memory {
         }
         let digest = digest(&container, inspect);
         Ok((container, digest))
-    }
-
-    /// Drops records of nodes that were not heard of for long.
-    async fn forget_old_nodes(&self) -> Result<(), StoreError> {
-        let prefix = format!("{}/nodes", self.inner.options.prefix);
-        let listing = self.within(self.inner.store.list(&prefix)).await?;
-        let Ok(limit) = TimeDelta::from_std(self.inner.options.forget_after) else {
-            return Ok(());
-        };
-        for entry in listing.entries {
-            let Some(record) = parse_node(&entry) else {
-                continue;
-            };
-            let Some(addr) = entry.key.strip_prefix(&format!("{prefix}/")) else {
-                continue;
-            };
-            let is_there = |addr: EngineAddr| self.desk().latest.contains_key(&addr);
-            if Utc::now() - record.seen_at < limit || addr.parse().is_ok_and(is_there) {
-                continue;
-            }
-            info!(addr, seen_at = %record.seen_at, "node is forgotten");
-            for kind in ["containers", "superseded"] {
-                let below = format!("{}/{kind}/{addr}", self.inner.options.prefix);
-                let listing = self.within(self.inner.store.list(&below)).await?;
-                for entry in listing.entries {
-                    let at = Some(entry.revision);
-                    self.within(self.inner.store.delete(&entry.key, at)).await?;
-                }
-            }
-            let at = Some(entry.revision);
-            self.within(self.inner.store.delete(&entry.key, at)).await?;
-        }
-        Ok(())
     }
 
     /// Sees whether the store is back.

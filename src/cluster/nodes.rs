@@ -99,12 +99,14 @@ impl Cluster {
     ) -> Result<(), UpdateError> {
         let all = &self.inner.settings;
         let _only = all.changing.lock().await;
-        if !self.leadership().may_change() {
-            return Err(UpdateError::NotPrimary);
-        }
+        let leadership = self.leadership();
+        let term = leadership.term().ok_or(UpdateError::NotPrimary)?;
         if let Some(memory) = &self.inner.memory {
             // Before that what is kept is not known.
-            memory.ready().await?;
+            memory.ready(term).await?;
+        }
+        if !leadership.is_current(term) {
+            return Err(UpdateError::NotPrimary);
         }
         if all.of(addr).version != version {
             return Err(UpdateError::OutOfSequence);

@@ -54,6 +54,7 @@ use self::{
 };
 use super::{
     Cluster,
+    election::Term,
     memory::Memory,
     nodes::Availability,
     snapshot::{Found, Node, Snapshot},
@@ -141,8 +142,7 @@ pub(super) async fn run(cluster: Cluster, options: Options, shutdown: Cancellati
             }
             _ = ticks.tick() => {}
         }
-        if !desk.cluster.leadership().may_change() {
-            desk.stand_down();
+        if !desk.is_in_office() {
             continue;
         }
         tokio::select! {
@@ -205,6 +205,8 @@ type Outcome = (Place, Result<(), Failure>);
 struct Desk {
     cluster: Cluster,
     options: Options,
+    /// The term for which all of this was found out.
+    term: Option<Term>,
     /// Whether what earlier leaders did is known.
     is_ready: bool,
     healthy: HashSet<EngineAddr>,
@@ -228,6 +230,7 @@ impl Desk {
         Self {
             cluster,
             options,
+            term: None,
             is_ready: false,
             healthy: HashSet::new(),
             failing: BTreeMap::new(),
@@ -244,6 +247,18 @@ impl Desk {
 
     fn board(&self) -> &Board {
         &self.cluster.inner.board
+    }
+
+    /// Whether this manager leads; what it was about in an earlier term is dropped.
+    fn is_in_office(&mut self) -> bool {
+        let leadership = self.cluster.leadership();
+        let term = leadership.term();
+        let term = term.filter(|term| leadership.is_current(*term));
+        if term.is_none() || self.term != term {
+            self.stand_down();
+        }
+        self.term = term;
+        term.is_some()
     }
 
     /// Another manager leads: what this one was about to do is its business now.

@@ -77,11 +77,15 @@ impl Health {
         }
     }
 
-    /// An engine that an earlier process knew; the first failure makes it unhealthy.
-    pub fn remembered(limit: NonZeroU32) -> Self {
-        Self {
-            is_remembered: true,
-            ..Self::new(limit)
+    /// The engine is known from an earlier process: the first failure makes it unhealthy, be it
+    /// one that was counted already.
+    pub fn remember(&mut self) {
+        if self.status != Status::Pending {
+            return;
+        }
+        self.is_remembered = true;
+        if self.failures > 0 {
+            self.status = Status::Unhealthy;
         }
     }
 
@@ -210,13 +214,22 @@ mod tests {
 
     #[test]
     fn a_remembered_engine_is_unhealthy_at_the_first_failure() {
-        let mut health = Health::remembered(NonZeroU32::new(3).unwrap());
+        let mut health = health(3);
+        health.remember();
         assert_eq!(health.status(), Status::Pending);
         assert_eq!(health.failed("refused"), None);
         assert_eq!(health.status(), Status::Unhealthy);
         assert_eq!(health.validated(), Some(Transition::Recovered));
         assert_eq!(health.failed("refused"), None);
         assert_eq!(health.status(), Status::Healthy);
+    }
+
+    #[test]
+    fn a_failing_engine_that_is_remembered_is_unhealthy() {
+        let mut health = health(3);
+        health.failed("refused");
+        health.remember();
+        assert_eq!(health.status(), Status::Unhealthy);
     }
 
     #[test]

@@ -17,7 +17,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use rand::RngExt;
 use tokio::{
@@ -41,7 +40,11 @@ use crate::{
 };
 
 mod listing;
+mod recall;
 mod specs;
+
+pub use self::recall::Recall;
+use self::recall::{Recalls, Slot};
 
 /// How often an engine is asked again what it is.
 const SPECS_INTERVAL: Duration = Duration::from_secs(300);
@@ -134,22 +137,9 @@ pub enum Refresh {
     All,
 }
 
-/// What an earlier process knew of engines.
-#[async_trait]
-pub trait Recall: Send + Sync {
-    /// An engine as last seen; `None` if it never was.
-    ///
-    /// # Errors
-    ///
-    /// Nobody can tell at the moment.
-    async fn recall(&self, addr: &EngineAddr) -> Result<Option<Inventory>, String>;
-}
-
 enum Command {
     Refresh(Refresh, oneshot::Sender<()>),
     Failure(String),
-    /// To learn what others saw last, if the engine is down.
-    Recall(Arc<dyn Recall>, Unheard),
 }
 
 /// The monitors of all engines of the cluster.
@@ -196,6 +186,7 @@ impl Drop for Unheard {
 
 struct Handle {
     commands: mpsc::Sender<Command>,
+    recall: Arc<Slot>,
     stop: CancellationToken,
     ended: CancellationToken,
 }
@@ -238,6 +229,7 @@ impl Monitors {
             max_idle: options.limits.max_idle.min(1),
             ..options.limits.clone()
         };
+        let recall = Arc::new(Slot::new(self.unheard()));
         let monitor = Monitor {
             base: options.client(addr.clone(), &own_limits),
             shared: options.client(addr.clone(), &options.limits),
@@ -246,7 +238,8 @@ impl Monitors {
             inventory: Inventory::pending(addr.clone()),
             options,
             updates: self.inner.updates.clone(),
-            recall: self.inner.recall.clone(),
+            recalls: Recalls::new(self.inner.recall.clone(), Arc::clone(&recall)),
+            heard_at: None,
             documents: Vec::new(),
             commands: received,
             validations: Arc::clone(&self.inner.validations),
@@ -255,7 +248,6 @@ impl Monitors {
             last_event_nano: None,
             short_streams: 0,
             waiting: Vec::new(),
-            unheard: Some(self.unheard()),
         };
         let span = info_span!("engine", %addr);
         let before = lock(&self.inner.leaving).remove(&addr);
@@ -271,6 +263,7 @@ impl Monitors {
         self.inner.tasks.spawn(run.instrument(span));
         let handle = Handle {
             commands,
+            recall,
             stop,
             ended,
         };
@@ -299,16 +292,19 @@ impl Monitors {
         let _ = all.await;
     }
 
+    /// How many engines were neither heard nor recalled yet.
+    pub fn unheard_count(&self) -> usize {
+        self.inner.hearing.borrow().unheard
+    }
+
     /// Has engines that are down recalled again: somebody else may have seen them later than this
     /// process did. [`Monitors::heard`] waits for it.
     pub fn recall_again(&self) {
-        let Some(recall) = &self.inner.recall else {
+        if self.inner.recall.is_none() {
             return;
-        };
+        }
         for handle in self.running().values() {
-            let command = Command::Recall(Arc::clone(recall), self.unheard());
-            // A full queue means the monitor is busy with an engine that answers.
-            let _ = handle.commands.try_send(command);
+            handle.recall.ask(|| self.unheard());
         }
     }
 
@@ -387,8 +383,9 @@ struct Monitor {
     health: Health,
     inventory: Inventory,
     updates: mpsc::Sender<Update>,
-    /// Who knows what the engine held before this process; `None` once that is settled.
-    recall: Option<Arc<dyn Recall>>,
+    recalls: Recalls,
+    /// When the engine itself was heard last; `None` if it never was.
+    heard_at: Option<SystemTime>,
     documents: Vec<(Arc<str>, Bytes)>,
     commands: mpsc::Receiver<Command>,
     validations: Arc<Semaphore>,
@@ -399,8 +396,6 @@ struct Monitor {
     short_streams: u32,
     /// Who waits for the next publication.
     waiting: Vec<oneshot::Sender<()>>,
-    /// There until what is published is more than nothing.
-    unheard: Option<Unheard>,
 }
 
 /// Why following an engine ended.
@@ -428,7 +423,7 @@ impl Monitor {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = self.recall() => {}
+            () = self.recall_first() => {}
         }
         self.publish(Vec::new()).await;
         loop {
@@ -437,6 +432,7 @@ impl Monitor {
                 () = stop.cancelled() => End::Stopped,
                 end = self.connect_and_follow() => end,
             };
+            self.recalls.lose();
             match end {
                 End::Stopped => break,
                 End::Again => {}
@@ -451,39 +447,6 @@ impl Monitor {
         self.leave().await;
     }
 
-    /// Takes over what an earlier process knew, until the engine itself can be asked.
-    async fn recall(&mut self) {
-        let Some(recall) = &self.recall else {
-            return;
-        };
-        match recall.recall(&self.inventory.addr).await {
-            Ok(Some(inventory)) => {
-                debug!(node = inventory.name(), "remembered engine");
-                self.inventory = inventory;
-                self.health = Health::remembered(self.options.failure_limit);
-                self.recall = None;
-            }
-            Ok(None) => self.recall = None,
-            Err(reason) => debug!(reason, "cannot recall the engine yet"),
-        }
-    }
-
-    /// Adds what somebody else saw of an engine that is down now.
-    async fn recall_more(&mut self, recall: &dyn Recall) {
-        if !self.inventory.is_validated() {
-            return self.recall().await;
-        }
-        match recall.recall(&self.inventory.addr).await {
-            Ok(Some(seen)) => {
-                for (id, container) in seen.containers {
-                    self.inventory.containers.entry(id).or_insert(container);
-                }
-            }
-            Ok(None) => {}
-            Err(reason) => debug!(reason, "cannot recall the engine again"),
-        }
-    }
-
     async fn connect_and_follow(&mut self) -> End {
         match self.validate().await {
             Ok(events) => self.follow(events).await,
@@ -494,7 +457,7 @@ impl Monitor {
     /// Learns everything about the engine and publishes it.
     async fn validate(&mut self) -> Result<Lines, MonitorError> {
         // An engine that does not answer fails here, before it takes a place from one that does.
-        self.learn_specs().await?;
+        self.make_contact().await?;
         let permit = Arc::clone(&self.validations).acquire_owned().await;
         let client = self.client();
         // The stream is opened before the lists are read, so that no change falls between them.
@@ -511,7 +474,8 @@ impl Monitor {
         drop(permit);
         self.inventory.is_recalled = false;
         self.inventory.down_since = None;
-        self.recall = None;
+        self.heard_at = Some(SystemTime::now());
+        self.recalls.follow();
         let event = match self.health.validated() {
             Some(Transition::Connected) => {
                 info!(node = self.inventory.name(), "registered engine");
@@ -561,7 +525,7 @@ impl Monitor {
                 }
             };
             match outcome {
-                Ok(()) => {}
+                Ok(()) => self.heard_at = Some(SystemTime::now()),
                 // The engine said no to something; it is there.
                 Err(MonitorError::Client(error)) if !error.is_contact_failure() => {
                     warn!(%error, "engine refresh failed, keeping its last inventory");
@@ -611,8 +575,6 @@ impl Monitor {
                 debug!(error, "a call to the engine failed, looking for ourselves");
                 self.learn_specs().await
             }
-            // The engine itself knows best.
-            Command::Recall(..) => Ok(()),
         }
     }
 
@@ -671,9 +633,6 @@ impl Monitor {
             }
         };
         debug!(%error, failures = self.health.failures(), "engine cannot be reached");
-        if was == Status::Pending {
-            self.recall().await;
-        }
         if self.health.failures() > 0 {
             self.inventory
                 .down_since
@@ -691,6 +650,7 @@ impl Monitor {
 
     /// Waits until the engine shall be tried again; a refresh that somebody wants ends the wait.
     async fn wait_to_retry(&mut self) -> Wait {
+        let addr = self.inventory.addr.clone();
         let base = self.health.back_off();
         let jitter = rand::rng().random_range(0.75..1.25);
         let until = Instant::now() + base.mul_f64(jitter).min(MAX_BACK_OFF);
@@ -699,21 +659,15 @@ impl Monitor {
                 biased;
                 () = self.stop.cancelled() => return Wait::Stopped,
                 () = tokio::time::sleep_until(until) => return Wait::Over,
+                seen = self.recalls.next(&addr) => {
+                    self.show_seen(seen).await;
+                    continue;
+                }
                 command = self.commands.recv() => command,
             };
             match command {
                 None => return Wait::Stopped,
                 Some(Command::Failure(_)) => {}
-                Some(Command::Recall(recall, unheard)) => {
-                    let stop = self.stop.clone();
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => return Wait::Stopped,
-                        () = self.recall_more(&*recall) => {}
-                    }
-                    self.unheard.get_or_insert(unheard);
-                    self.publish(Vec::new()).await;
-                }
                 // The engine is down. Whoever waits must not wait for the back-off, only until
                 // everybody knows.
                 Some(Command::Refresh(_, done)) => {
@@ -746,7 +700,7 @@ impl Monitor {
             events,
             done: std::mem::take(&mut self.waiting),
             documents: std::mem::take(&mut self.documents),
-            unheard: self.unheard.take_if(|_| self.recall.is_none()),
+            unheard: self.recalls.heard(),
         };
         // At shutdown nobody listens any more.
         let _ = self.updates.send(update).await;

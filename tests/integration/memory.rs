@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -31,6 +31,8 @@ use crate::cluster::{BODY, Bench, PATIENCE};
 pub struct Shaky {
     pub store: Embedded,
     is_away: AtomicBool,
+    /// What cannot be listed.
+    hidden: Mutex<Option<&'static str>>,
 }
 
 impl Shaky {
@@ -38,6 +40,7 @@ impl Shaky {
         Arc::new(Self {
             store: Embedded::open(path).unwrap(),
             is_away: AtomicBool::new(false),
+            hidden: Mutex::default(),
         })
     }
 
@@ -45,14 +48,23 @@ impl Shaky {
         self.is_away.store(is_away, Ordering::SeqCst);
     }
 
+    /// Has everything fail that lists keys below a prefix.
+    fn hide(&self, prefix: Option<&'static str>) {
+        *self.hidden.lock().unwrap() = prefix;
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         if self.is_away.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable {
-                store: "shaky".to_owned(),
-                reason: "gone fishing".to_owned(),
-            });
+            return Err(away());
         }
         Ok(())
+    }
+}
+
+fn away() -> StoreError {
+    StoreError::Unavailable {
+        store: "shaky".to_owned(),
+        reason: "gone fishing".to_owned(),
     }
 }
 
@@ -70,6 +82,10 @@ impl Store for Shaky {
     }
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         self.check()?;
+        let hidden = *self.hidden.lock().unwrap();
+        if hidden.is_some_and(|hidden| prefix.starts_with(hidden)) {
+            return Err(away());
+        }
         self.store.list(prefix).await
     }
     async fn put(&self, key: &str, value: Bytes) -> Result<Revision, StoreError> {
@@ -118,11 +134,7 @@ impl Stage {
     }
 
     fn start(&self, optional: bool) -> Bench {
-        self.start_as(optional, Leadership::alone())
-    }
-
-    fn start_as(&self, optional: bool, leadership: Leadership) -> Bench {
-        self.start_with(optional, |options| options.leadership = leadership)
+        self.start_with(optional, |_| {})
     }
 
     pub fn start_with(
@@ -370,66 +382,231 @@ async fn the_name_of_a_create_whose_answer_was_lost_is_kept_until_the_engine_ans
     tokio::time::timeout(PATIENCE, create).await.unwrap();
 }
 
+/// A replica that may come to lead, and its election.
+struct Replica {
+    bench: Bench,
+    leadership: Leadership,
+    stop: CancellationToken,
+}
+
+impl Replica {
+    fn start(stage: &Stage, change: impl FnOnce(&mut skep::cluster::Options)) -> Self {
+        let leadership = Leadership::contested(election::Options {
+            advertise: "127.0.0.1:1".to_owned(),
+            ttl: Duration::from_secs(60),
+        });
+        let bench = stage.start_with(false, |options| {
+            options.leadership = leadership.clone();
+            change(options);
+        });
+        Self {
+            bench,
+            leadership,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// One that saw a container on a node that went down since; returns the container's ID.
+    async fn that_lost_a_node(stage: &Stage) -> (Self, String) {
+        let replica = Self::start(stage, |_| {});
+        let down = stage.fleet.engine(1);
+        let seen = down.containers()[0].id.to_string();
+        let bench = &replica.bench;
+        bench
+            .until("all containers are seen", |snapshot| {
+                snapshot.container(&seen).is_some() && bench.status(0) == Some(Status::Healthy)
+            })
+            .await;
+        down.die();
+        bench
+            .until("the node is unhealthy", |_| {
+                bench.status(1) == Some(Status::Unhealthy)
+            })
+            .await;
+        (replica, seen)
+    }
+
+    fn take_over(&self, stage: &Stage) -> tokio::task::JoinHandle<()> {
+        let store: Arc<dyn Store> = Arc::clone(&stage.store) as _;
+        let leadership = self.leadership.clone();
+        tokio::spawn(leadership.run(store, "test".to_owned(), self.stop.clone()))
+    }
+
+    async fn stop(self, election: tokio::task::JoinHandle<()>) {
+        self.stop.cancel();
+        election.await.unwrap();
+    }
+}
+
+impl Stage {
+    /// Records of a node and of a container `late` on it, whose ID is returned.
+    async fn record_late(&self, addr: &str, seen_at: chrono::DateTime<chrono::Utc>) -> String {
+        let id = "f".repeat(64);
+        let seen_at = seen_at.to_rfc3339();
+        let node = format!(r#"{{"Specs":{{"Id":"e","Name":"node-2"}},"SeenAt":"{seen_at}"}}"#);
+        let entry =
+            format!(r#"{{"Id":"{id}","Names":["/late"],"Image":"busybox","State":"running"}}"#);
+        let inspect = format!(r#"{{"Id":"{id}","Name":"/late","Config":{{}},"HostConfig":{{}}}}"#);
+        let container = format!(r#"{{"Entry":{entry},"Inspect":{inspect}}}"#);
+        for (key, value) in [
+            (format!("test/nodes/{addr}"), node),
+            (format!("test/containers/{addr}/{id}"), container),
+        ] {
+            self.store.put(&key, value.into()).await.unwrap();
+        }
+        id
+    }
+}
+
 #[tokio::test]
 async fn who_takes_over_knows_what_the_leader_made_on_a_node_that_is_down() {
     let stage = Stage::new(2, 1).await;
-    let leadership = Leadership::contested(election::Options {
-        advertise: "127.0.0.1:1".to_owned(),
-        ttl: Duration::from_secs(60),
-    });
-    let bench = stage.start_as(false, leadership.clone());
-    let (down, seen) = (stage.fleet.engine(1), stage.fleet.engine(1).containers());
-    let seen = &seen[0];
-    bench
-        .until("all containers are seen", |snapshot| {
-            snapshot.container(&seen.id.to_string()).is_some() && bench.status(0).is_some()
-        })
-        .await;
-    down.die();
-    bench
-        .until("the node is unhealthy", |_| {
-            bench.status(1) == Some(Status::Unhealthy)
-        })
-        .await;
-
-    // The leader saw one container more than its replica.
-    let id = "f".repeat(64);
-    let made = ["late", &id, &down.addr().to_string()];
-    for (key, value) in record_of_one(made) {
-        stage.store.put(&key, value.into()).await.unwrap();
-    }
-    let store: Arc<dyn Store> = Arc::clone(&stage.store) as _;
-    let stop = CancellationToken::new();
-    let election = tokio::spawn(leadership.run(store, "test".to_owned(), stop.clone()));
+    let (replica, seen) = Replica::that_lost_a_node(&stage).await;
+    let bench = &replica.bench;
+    // The leader saw a container that its replica did not see; the other one it did not record.
+    let addr = stage.fleet.engine(1).addr().to_string();
+    let before = chrono::Utc::now() - chrono::TimeDelta::hours(1);
+    let id = stage.record_late(&addr, before).await;
+    let election = replica.take_over(&stage);
     let snapshot = bench
         .until("the container is known", |snapshot| {
             snapshot.container("late").is_some()
         })
         .await;
-    assert!(snapshot.container(&seen.id.to_string()).is_some());
+    assert!(snapshot.container(&seen).is_some());
     let error = bench.create("late", BODY).await.unwrap_err();
     assert!(matches!(error, CreateError::NameTaken(_)), "{error}");
     // Records were written by now, and the one that this manager never saw is not taken for old.
     bench.create("more", BODY).await.unwrap();
     stage.until_settled().await;
-    let key = format!("test/containers/{}/{id}", down.addr());
+    let key = format!("test/containers/{addr}/{id}");
     assert!(stage.store.get(&key).await.unwrap().is_some());
-    stop.cancel();
-    election.await.unwrap();
+    replica.stop(election).await;
 }
 
-/// Records of a node and of a container on it: name, ID, address.
-fn record_of_one([name, id, addr]: [&str; 3]) -> [(String, String); 2] {
-    let seen_at = chrono::Utc::now().to_rfc3339();
-    let node = format!(r#"{{"Specs":{{"Id":"e","Name":"node-2"}},"SeenAt":"{seen_at}"}}"#);
-    let entry =
-        format!(r#"{{"Id":"{id}","Names":["/{name}"],"Image":"busybox","State":"running"}}"#);
-    let inspect = format!(r#"{{"Id":"{id}","Name":"/{name}","Config":{{}},"HostConfig":{{}}}}"#);
-    let container = format!(r#"{{"Entry":{entry},"Inspect":{inspect}}}"#);
-    [
-        (format!("test/nodes/{addr}"), node),
-        (format!("test/containers/{addr}/{id}"), container),
-    ]
+#[tokio::test]
+async fn who_takes_over_goes_by_records_that_are_younger_than_what_it_saw() {
+    let stage = Stage::new(2, 1).await;
+    let (replica, seen) = Replica::that_lost_a_node(&stage).await;
+    // The leader heard the node for longer: one container was removed, another one made.
+    let addr = stage.fleet.engine(1).addr().to_string();
+    stage.record_late(&addr, chrono::Utc::now()).await;
+    let election = replica.take_over(&stage);
+    let snapshot = replica
+        .bench
+        .until("the container is known", |snapshot| {
+            snapshot.container("late").is_some()
+        })
+        .await;
+    assert!(snapshot.container(&seen).is_none());
+    replica.stop(election).await;
+}
+
+#[tokio::test]
+async fn what_a_silent_engine_held_is_known_while_it_is_still_waited_for() {
+    let stage = Stage::new(2, 0).await;
+    let silent = stage.fleet.engine(1);
+    silent.set_fault(Fault::Hang);
+    let replica = Replica::start(&stage, |options| {
+        options.request_timeout = Duration::from_secs(3600);
+    });
+    let asked = silent.wait_for(|engine| engine.requests("GET /info") > 0);
+    tokio::time::timeout(PATIENCE, asked).await.unwrap();
+    let addr = silent.addr().to_string();
+    stage.record_late(&addr, chrono::Utc::now()).await;
+    let election = replica.take_over(&stage);
+    replica
+        .bench
+        .until("the container is known", |snapshot| {
+            snapshot.container("late").is_some()
+        })
+        .await;
+    replica.stop(election).await;
+}
+
+#[tokio::test]
+async fn no_name_is_given_while_what_a_dead_node_held_cannot_be_read() {
+    let stage = Stage::new(2, 0).await;
+    let dead = stage.fleet.engine(1);
+    dead.die();
+    let addr = dead.addr().to_string();
+    stage.record_late(&addr, chrono::Utc::now()).await;
+    stage.store.hide(Some("test/containers"));
+    let bench = stage.start(false);
+    bench
+        .until("one engine is healthy", |_| {
+            bench.status(0) == Some(Status::Healthy)
+        })
+        .await;
+    let error = bench.create("late", BODY).await.unwrap_err();
+    let is_refused = matches!(error, CreateError::Store(_) | CreateError::Unheard(1));
+    assert!(is_refused, "{error}");
+    stage.store.hide(None);
+    bench
+        .until("the container is known", |snapshot| {
+            snapshot.container("late").is_some()
+        })
+        .await;
+    let create = async {
+        loop {
+            match bench.create("late", BODY).await.unwrap_err() {
+                CreateError::NameTaken(_) => return,
+                CreateError::Store(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                error => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, create).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_loses_the_lead_and_wins_it_again_while_nothing_happens_gives_names_again() {
+    let stage = Stage::new(2, 0).await;
+    let replica = Replica::start(&stage, |options| {
+        // Nothing but the change of the leader wakes anybody.
+        options.refresh_min = Duration::from_secs(3600);
+        options.refresh_max = Duration::from_secs(3600);
+    });
+    let (bench, leadership) = (&replica.bench, &replica.leadership);
+    let election = replica.take_over(&stage);
+    bench
+        .until("both engines are healthy", |_| {
+            bench.status(0) == Some(Status::Healthy) && bench.status(1) == Some(Status::Healthy)
+        })
+        .await;
+    stage.fleet.engine(1).die();
+    bench
+        .until("one engine is not", |_| {
+            bench.status(1) == Some(Status::Unhealthy)
+        })
+        .await;
+    bench.create("before", BODY).await.unwrap();
+    stage.until_settled().await;
+
+    let first = leadership.term().unwrap();
+    let key = "test/docker/swarm/leader";
+    stage.store.put(key, "elsewhere:1".into()).await.unwrap();
+    let over = leadership.over(first);
+    tokio::time::timeout(PATIENCE, over).await.unwrap();
+    // Whoever leads meanwhile begins a create on a node that is down now.
+    let addr = stage.fleet.engine(1).addr();
+    let record = format!(r#"{{"Node":"{addr}","Create":{{"Name":"theirs","Body":{BODY}}}}}"#);
+    let intent = "test/creates/0123";
+    stage.store.put(intent, record.into()).await.unwrap();
+    let error = bench.create("ours", BODY).await.unwrap_err();
+    assert!(matches!(error, CreateError::NotPrimary), "{error}");
+    stage.store.delete(key, None).await.unwrap();
+    let mut roles = leadership.watch();
+    let again = roles.wait_for(|role| *role == election::Role::Primary);
+    tokio::time::timeout(PATIENCE, again)
+        .await
+        .unwrap()
+        .unwrap();
+
+    let error = bench.create("theirs", BODY).await.unwrap_err();
+    assert!(matches!(error, CreateError::NameTaken(_)), "{error}");
+    bench.create("ours", BODY).await.unwrap();
+    replica.stop(election).await;
 }
 
 #[tokio::test]
@@ -589,4 +766,66 @@ async fn records_that_cannot_be_read_are_left_alone() {
         assert_eq!(left.value, "not yours", "{key}");
     }
     assert!(bench.cluster.snapshot().container("mine").is_none());
+}
+
+#[tokio::test]
+async fn a_create_whose_record_is_too_large_is_refused_before_an_engine_is_asked() {
+    for optional in [false, true] {
+        let stage = Stage::new(1, 0).await;
+        let bench = stage.start(optional);
+        bench
+            .until("the engine is healthy", |_| {
+                bench.status(0) == Some(Status::Healthy)
+            })
+            .await;
+        let value = "v".repeat(stage.store.max_value() / 2);
+        let body = format!(r#"{{"Image":"busybox","Env":["A={value}"]}}"#);
+        let error = bench.create("web", &body).await.unwrap_err();
+        let CreateError::Store(StoreError::TooLarge { key, reason, .. }) = &error else {
+            panic!("{error}");
+        };
+        assert!(key.starts_with("test/creates/"), "{key}");
+        let limit = stage.store.max_value().to_string();
+        assert!(reason.ends_with(&limit), "{reason}");
+        let engine = stage.fleet.engine(0);
+        assert_eq!(engine.requests("POST /containers/create"), 0);
+        bench.create("web", BODY).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_ours_below_a_node_that_is_forgotten_is_left_alone() {
+    let stage = Stage::new(1, 0).await;
+    let addr = "10.9.8.7:2375";
+    let long_ago = chrono::Utc::now() - chrono::TimeDelta::hours(2);
+    let id = stage.record_late(addr, long_ago).await;
+    let ours = [
+        format!("test/superseded/{addr}/{id}"),
+        format!("test/containers/{addr}/{id}"),
+        format!("test/nodes/{addr}"),
+    ];
+    let superseded = r#"{"Name":"old"}"#;
+    stage.store.put(&ours[0], superseded.into()).await.unwrap();
+    let foreign = [
+        format!("test/superseded/{addr}/mine"),
+        format!("test/containers/{addr}/mine"),
+    ];
+    for key in &foreign {
+        stage.store.put(key, "not yours".into()).await.unwrap();
+    }
+    let bench = stage.start_healthy().await;
+    let wait = async {
+        while stage.store.get(&ours[2]).await.unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    bench.stop().await;
+    for key in &ours {
+        assert_eq!(stage.store.get(key).await.unwrap(), None, "{key}");
+    }
+    for key in &foreign {
+        let left = stage.store.get(key).await.unwrap().unwrap();
+        assert_eq!(left.value, "not yours", "{key}");
+    }
 }

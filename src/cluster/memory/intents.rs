@@ -23,6 +23,7 @@ use super::{CreateRecord, Memory};
 use crate::{
     cluster::{
         create::LISTING_PAUSE,
+        election::Term,
         placement::{NameReservation, Placement},
     },
     engine::{
@@ -33,6 +34,10 @@ use crate::{
     model::{address::EngineAddr, directive::FENCE_LABEL},
     store::StoreError,
 };
+
+/// What the engine says of a container besides what the request said, in bytes: twice, for a list
+/// and for an inspection, and with room to grow.
+const ENGINE_SHARE: usize = 32 << 10;
 
 /// How many are deleted at once.
 const CONCURRENT_DELETES: usize = 256;
@@ -83,7 +88,8 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; the engine must not be asked then.
+    /// [`StoreError`]; the engine must not be asked then. [`StoreError::TooLarge`] if the
+    /// container's record would be, wherever records are optional or not.
     pub async fn intend(
         &self,
         swarm_id: &str,
@@ -99,6 +105,7 @@ impl Memory {
             create: request,
         };
         let value = Bytes::from(serde_json::to_vec(&record).unwrap_or_default());
+        self.check_record(swarm_id, &record.create, create)?;
         let swarm_id: Arc<str> = swarm_id.into();
         let intent = Intent {
             addr: addr.clone(),
@@ -128,6 +135,30 @@ impl Memory {
         // It may have been written in spite of the error.
         intention.settle(Fate::Over);
         Err(error)
+    }
+
+    /// Whether the store will take the record of a container: it holds the request, what the engine
+    /// makes of it, and its labels once more in its list entry.
+    fn check_record(
+        &self,
+        swarm_id: &str,
+        request: &RawObject,
+        create: &CreateRecord,
+    ) -> Result<(), StoreError> {
+        let labels = create
+            .body
+            .get("Labels")
+            .map_or(0, |labels| labels.get().len());
+        let size = 2 * request.to_bytes().len() + labels + ENGINE_SHARE;
+        let limit = self.inner.store.max_value();
+        if size <= limit {
+            return Ok(());
+        }
+        Err(StoreError::TooLarge {
+            store: self.inner.store.name().to_owned(),
+            key: self.intent_key(swarm_id),
+            reason: format!("the container's record may have {size} bytes, the limit is {limit}"),
+        })
     }
 
     /// Reads the intents of an earlier process, whose names are kept until each is settled.
@@ -161,22 +192,21 @@ impl Memory {
             };
             self.desk().intents.insert(swarm_id.into(), intent);
         }
-        self.inner.ready.send_replace(true);
         Ok(())
     }
 
-    /// Waits until the names of creates of an earlier process are known: no name must be given
-    /// before. Where records are optional, a store that is away is not waited for.
+    /// Waits until the names of creates of whoever led before `term` are known: no name must be
+    /// given before. Where records are optional, a store that is away is not waited for.
     ///
     /// # Errors
     ///
     /// The store cannot be used.
-    pub async fn ready(&self) -> Result<(), StoreError> {
-        let outcome = self.await_ready().await;
+    pub async fn ready(&self, term: Term) -> Result<(), StoreError> {
+        let outcome = self.await_ready(term).await;
         if self.is_optional() { Ok(()) } else { outcome }
     }
 
-    async fn await_ready(&self) -> Result<(), StoreError> {
+    async fn await_ready(&self, term: Term) -> Result<(), StoreError> {
         if let Some(error) = self.trouble() {
             return Err(error);
         }
@@ -184,7 +214,7 @@ impl Memory {
         let mut trouble = self.inner.trouble.subscribe();
         let wait = async {
             tokio::select! {
-                _ = ready.wait_for(|ready| *ready) => Ok(()),
+                _ = ready.wait_for(|ready| *ready == Some(term)) => Ok(()),
                 error = trouble.wait_for(Option::is_some) => match error.ok().and_then(|error| error.clone()) {
                     Some(error) => Err(error),
                     None => Ok(()),
