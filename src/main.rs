@@ -121,7 +121,8 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn fail(message: &str) -> ExitCode {
     for line in message.lines().filter(|line| !line.is_empty()) {
-        eprintln!("skep: {line}");
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "skep: {line}");
     }
     ExitCode::FAILURE
 }

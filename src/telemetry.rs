@@ -34,6 +34,8 @@ pub fn init(log: &Log) -> Result<(), TelemetryError> {
         })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Told on the very standard error that nobody reads, which would end the daemon.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Json => builder.json().try_init(),
