@@ -1,4 +1,8 @@
 //! Keys that vanish with a connection of their own.
+//!
+//! A server that was cut off from its ensemble goes on answering reads for a while, and keeps the
+//! connection. So a renewal is an answer that a majority had to agree to: that to a transaction
+//! which checks that the root is there and changes nothing, be it only that it failed.
 
 use std::{future::Future, time::Duration};
 
@@ -9,7 +13,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use zookeeper_client::{Client, CreateMode, Error};
+use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 
 use super::{ZooKeeper, path_of, revision};
 use crate::store::{
@@ -35,15 +39,15 @@ impl OwnSession {
             Ok(Err(error)) => return Err(store.failed("", error)),
             Err(_) => return Err(store.unavailable("no answer in time".to_owned())),
         };
-        let ttl = client.session_timeout();
+        let ttl = granted(client.session_timeout());
         let lease = Lease::new(sent, ttl);
         let (asked, own) = (store.clone(), client.clone());
         let renew = move || {
             let (store, client) = (asked.clone(), own.clone());
             async move {
                 // Its library keeps the session alive; this tells us that it is.
-                match client.check_stat("/").await {
-                    Ok(_) => Ok(Renewed::For(ttl)),
+                match agree(&client).await {
+                    Ok(()) => Ok(Renewed::For(ttl)),
                     Err(Error::SessionExpired | Error::ClientClosed | Error::AuthFailed) => {
                         Ok(Renewed::Gone)
                     }
@@ -84,6 +88,23 @@ impl OwnSession {
             Ok(Err(error)) => Err(self.store.failed(key, error)),
             Err(_) => Err(self.store.unavailable("no answer in time".to_owned())),
         }
+    }
+}
+
+/// The part of a session's time that is sure. Whoever leads the ensemble learns from the servers
+/// which sessions are alive, at every half tick; a session lasts for two ticks at least.
+fn granted(timeout: Duration) -> Duration {
+    timeout * 3 / 4
+}
+
+/// Has the ensemble agree to a transaction that changes nothing.
+async fn agree(client: &Client) -> Result<(), Error> {
+    let mut writer = client.new_multi_writer();
+    writer.add_check_version("/", -1)?;
+    match writer.commit().await {
+        // That it failed was agreed to as well.
+        Ok(_) | Err(MultiWriteError::OperationFailed { .. }) => Ok(()),
+        Err(MultiWriteError::RequestFailed { source }) => Err(source),
     }
 }
 
