@@ -285,7 +285,8 @@ async fn open_store(config: &Config) -> anyhow::Result<Option<Arc<dyn Store>>> {
         .context("opening the store panicked")?;
     match opened {
         Ok(store) => Ok(Some(Arc::new(store))),
-        Err(error) if is_required => Err(error.into()),
+        // What is there is not to be lost, nor to be gone without by accident.
+        Err(error) if is_required || error.is_damaged() => Err(error.into()),
         Err(error) => {
             warn!(%error, "this manager remembers nothing, set store.url to choose another file");
             Ok(None)

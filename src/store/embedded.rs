@@ -23,7 +23,7 @@ use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -43,11 +43,17 @@ const REVISION: &str = "revision";
 /// The largest value, in bytes. Consul takes half of this, and etcd a little more.
 const MAX_VALUE: usize = 1 << 20;
 
+/// Longest time for one call: a disk may hang.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 /// How many calls may wait; more callers wait before that.
 const QUEUE: usize = 4096;
 
 /// How many calls are answered with one flush.
 const BATCH: usize = 1024;
+
+/// Wait before a watch tries again a file that cannot be read.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How many batches of changes a watch may be behind before it has to look for itself.
 const WATCH_QUEUE: usize = 256;
@@ -61,13 +67,29 @@ const CACHE: usize = 64 << 20;
 pub struct OpenError {
     path: String,
     reason: String,
-    busy: bool,
+    cause: Cause,
+}
+
+/// What is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Another process has it open.
+    Busy,
+    /// It holds what is no store, or one that was damaged.
+    Damaged,
+    /// The disk is full, or refuses.
+    Disk,
 }
 
 impl OpenError {
     /// Whether another process has the file open.
     pub fn is_busy(&self) -> bool {
-        self.busy
+        self.cause == Cause::Busy
+    }
+
+    /// Whether it is damaged, or was never a store.
+    pub fn is_damaged(&self) -> bool {
+        self.cause == Cause::Damaged
     }
 }
 
@@ -124,7 +146,7 @@ impl Embedded {
         desk.recover().map_err(|error| OpenError {
             path: path.display().to_string(),
             reason: error.to_string(),
-            busy: false,
+            cause: cause_of(&error),
         })?;
         let (calls, received) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
@@ -133,7 +155,7 @@ impl Embedded {
             .map_err(|error| OpenError {
                 path: path.display().to_string(),
                 reason: error.to_string(),
-                busy: false,
+                cause: Cause::Disk,
             })?;
         Ok(Self { name, calls })
     }
@@ -141,8 +163,15 @@ impl Embedded {
     async fn ask<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let ended = || unavailable(&self.name, "its thread has ended");
-        self.calls.send(call(reply)).await.map_err(|_| ended())?;
-        answer.await.unwrap_or_else(|_| Err(ended()))
+        let asked = async {
+            self.calls.send(call(reply)).await.map_err(|_| ended())?;
+            answer.await.unwrap_or_else(|_| Err(ended()))
+        };
+        let silent = |_| {
+            let reason = format!("the disk has not answered for {DEADLINE:?}");
+            Err(unavailable(&self.name, reason))
+        };
+        timeout(DEADLINE, asked).await.unwrap_or_else(silent)
     }
 
     async fn write(&self, write: Write) -> Result<Revision, StoreError> {
@@ -270,8 +299,11 @@ impl Watch for Follower {
                         }
                     }
                 }
-                // Too far behind.
-                None => self.catch_up().await?,
+                // Too far behind, or the file was opened again.
+                None => match self.catch_up().await {
+                    Err(StoreError::Unavailable { .. }) => tokio::time::sleep(PAUSE).await,
+                    caught_up => caught_up?,
+                },
             }
         }
     }
@@ -342,17 +374,17 @@ fn unavailable(store: &str, reason: impl Into<String>) -> StoreError {
 }
 
 fn open(path: &Path) -> Result<Database, OpenError> {
-    let error = |reason: String, busy| OpenError {
+    let error = |reason: String, cause| OpenError {
         path: path.display().to_string(),
         reason,
-        busy,
+        cause,
     };
     if let Some(directory) = path.parent().filter(|parent| !parent.exists()) {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
             .create(directory)
-            .map_err(|cause| error(format!("cannot make its directory: {cause}"), false))?;
+            .map_err(|cause| error(format!("cannot make its directory: {cause}"), Cause::Disk))?;
     }
     // What containers are started with is often secret.
     let file = fs::OpenOptions::new()
@@ -362,7 +394,7 @@ fn open(path: &Path) -> Result<Database, OpenError> {
         .truncate(false)
         .mode(0o600)
         .open(path)
-        .map_err(|cause| error(cause.to_string(), false))?;
+        .map_err(|cause| error(cause.to_string(), Cause::Disk))?;
     drop(file);
     Database::builder()
         .set_cache_size(CACHE)
@@ -370,19 +402,45 @@ fn open(path: &Path) -> Result<Database, OpenError> {
         .create(path)
         .map_err(|cause| match cause {
             redb::DatabaseError::DatabaseAlreadyOpen => {
-                error("another process has it open".to_owned(), true)
+                error("another process has it open".to_owned(), Cause::Busy)
             }
             redb::DatabaseError::Storage(redb::StorageError::Io(io))
                 if io.kind() == ErrorKind::InvalidData =>
             {
-                error("it is no store of Skep, or damaged".to_owned(), false)
+                error(
+                    "it is no store of Skep, or damaged".to_owned(),
+                    Cause::Damaged,
+                )
             }
             redb::DatabaseError::Storage(redb::StorageError::Corrupted(what)) => error(
                 format!("it is damaged ({what}); move it away to start without memory"),
-                false,
+                Cause::Damaged,
             ),
-            other => error(other.to_string(), false),
+            other => {
+                let other = redb::Error::from(other);
+                error(other.to_string(), cause_of(&other))
+            }
         })
+}
+
+fn cause_of(error: &redb::Error) -> Cause {
+    match error {
+        redb::Error::Io(error)
+            if !matches!(
+                error.kind(),
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Cause::Disk
+        }
+        _ => Cause::Damaged,
+    }
+}
+
+/// The revision of the last change that is in the file.
+fn last_revision(database: &Database) -> Result<Revision, redb::Error> {
+    let counters = database.begin_read()?.open_table(COUNTERS)?;
+    Ok(counters.get(REVISION)?.map_or(0, |value| value.value()))
 }
 
 /// What the thread owns.
@@ -485,9 +543,20 @@ impl Desk {
     fn database(&mut self) -> Result<&Database, StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => open(&self.path).map_err(|error| unavailable(&self.name, error.reason))?,
+            None => self.reopen()?,
         };
         Ok(self.database.insert(database))
+    }
+
+    /// Opens the file again after a failure. Whether the changes that failed are in it, nobody
+    /// knows: revisions go on from what is there, and whoever watches has to look for itself.
+    fn reopen(&mut self) -> Result<Database, StoreError> {
+        let database = open(&self.path).map_err(|error| unavailable(&self.name, error.reason))?;
+        let found =
+            last_revision(&database).map_err(|error| unavailable(&self.name, error.to_string()))?;
+        self.revision = self.revision.max(found);
+        self.watchers.clear();
+        Ok(database)
     }
 
     /// After a failed write redb refuses everything until the file is opened again.
@@ -541,10 +610,7 @@ impl Desk {
         if calls.is_empty() {
             return;
         }
-        let mut batch = Batch {
-            revision: self.revision,
-            ..Batch::default()
-        };
+        let mut batch = Batch::default();
         let committed = self.commit(calls, &mut batch);
         match &committed {
             Ok(()) => {
@@ -574,25 +640,27 @@ impl Desk {
     }
 
     fn commit(&mut self, calls: Vec<Call>, batch: &mut Batch) -> Result<(), StoreError> {
+        let name = Arc::clone(&self.name);
+        let mut calls = calls.into_iter();
         let begun = self.database().and_then(|database| {
             database
                 .begin_write()
-                .map_err(|error| unavailable("", error.to_string()))
+                .map_err(|error| unavailable(&name, error.to_string()))
         });
         let transaction = match begun {
             Ok(transaction) => transaction,
             Err(error) => {
                 self.database = None;
-                for call in calls {
-                    batch.refuse(call, &error);
-                }
+                batch.refuse(calls, &error);
                 return Err(error);
             }
         };
+        // The file may just have been opened again.
+        batch.revision = self.revision;
         let done = (|| -> Result<(), redb::Error> {
             {
                 let mut entries = transaction.open_table(ENTRIES)?;
-                for call in calls {
+                for call in calls.by_ref() {
                     match call {
                         Call::Write(write, reply) => {
                             let outcome = self.apply(&mut entries, write, batch);
@@ -611,7 +679,12 @@ impl Desk {
             transaction.commit()?;
             Ok(())
         })();
-        done.map_err(|error| self.failed(error))
+        done.map_err(|error| {
+            let error = self.failed(error);
+            // Those after the one at which the disk failed hear of it too.
+            batch.refuse(calls, &error);
+            error
+        })
     }
 
     /// Makes one change; 0 if there was nothing to delete.
@@ -733,9 +806,11 @@ impl Batch {
         }
     }
 
-    fn refuse(&mut self, call: Call, error: &StoreError) {
-        if let Call::Write(_, reply) | Call::EndSession(_, reply) = call {
-            self.replies.push((reply, Err(error.clone())));
+    fn refuse(&mut self, calls: impl Iterator<Item = Call>, error: &StoreError) {
+        for call in calls {
+            if let Call::Write(_, reply) | Call::EndSession(_, reply) = call {
+                self.replies.push((reply, Err(error.clone())));
+            }
         }
     }
 }
