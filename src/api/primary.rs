@@ -1,8 +1,10 @@
 //! What a manager that does not lead is asked, and passes on to the one that does.
 //!
 //! Bytes in, bytes out, as with an engine; upgraded connections become tunnels, which outlive a
-//! change of the leader. While nobody leads, requests wait. `/_ping`, `/info`, and what agents ask
-//! about their leases are answered here, and reads too where the configuration says so.
+//! change of the leader. While nobody leads, requests wait: reads for a moment, until they are
+//! answered here, and all others for longer than it takes to elect somebody, until they are refused.
+//! `/_ping`, `/info`, and what agents ask about their leases are answered here at once, and reads too
+//! where the configuration says so.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,7 +14,10 @@ use std::{
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -41,6 +46,12 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How long a request that was passed on to us waits for us to learn that we lead.
 const NEWS: Duration = Duration::from_secs(5);
 
+/// How long a read waits for somebody to lead.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long all else waits beyond the time after which a silent leader is replaced.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How other managers are spoken to.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -59,6 +70,17 @@ pub struct Primary {
     shutdown: CancellationToken,
     /// The way to the last leader.
     current: Mutex<Option<(String, Arc<Transport>)>>,
+}
+
+/// Who can answer what is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Any manager, for itself.
+    Own,
+    /// Any manager, from what it sees of the cluster; the leader sees it first.
+    Read,
+    /// The leader alone.
+    Other,
 }
 
 /// Who answers a request.
@@ -102,14 +124,23 @@ impl Primary {
         route: &Route,
         mut request: Request<Incoming>,
     ) -> Result<Passed, ApiError> {
-        if self.leadership.is_primary() || self.is_local(route, request.method()) {
+        let kind = Kind::of(route, request.method());
+        let is_local = kind == Kind::Own || kind == Kind::Read && self.options.local_reads;
+        if self.leadership.is_primary() || is_local {
             return Ok(Passed::Here(request));
         }
         let mut roles = self.leadership.watch();
         if request.headers().contains_key(PASSED_ON) {
             let leads = until(&mut roles, |role| *role == Role::Primary);
-            return match timeout(NEWS, leads).await {
+            let patience = if kind == Kind::Read {
+                READ_PATIENCE
+            } else {
+                NEWS
+            };
+            return match timeout(patience, leads).await {
                 Ok(Some(_)) => Ok(Passed::Here(request)),
+                // Whoever passed it on cannot know yet that nobody leads.
+                _ if kind == Kind::Read => Ok(Passed::Here(request)),
                 _ => Err(ApiError::unavailable(
                     "this manager is not the primary, although another one takes it for that",
                 )),
@@ -134,8 +165,8 @@ impl Primary {
             .insert(PASSED_ON, HeaderValue::from_static("1"));
         let mut first = Some(request);
         loop {
-            let Some(primary) = self.await_primary(&mut roles).await? else {
-                // This manager has come to lead in the meantime.
+            let Some(primary) = self.await_primary(&mut roles, kind).await? else {
+                // This manager has come to lead in the meantime, or nobody does.
                 return match first {
                     Some(mut request) => {
                         request.headers_mut().remove(PASSED_ON);
@@ -176,35 +207,28 @@ impl Primary {
         }
     }
 
-    fn is_local(&self, route: &Route, method: &Method) -> bool {
-        match route {
-            Route::Ping | Route::Info | Route::Options | Route::Redirect(_) => true,
-            // An agent asks whichever manager it reaches.
-            Route::AgentLease(_) => true,
-            Route::Version
-            | Route::Events
-            | Route::Containers
-            | Route::Images
-            | Route::Networks
-            | Route::Network(_)
-            | Route::Volumes
-            | Route::Volume(_)
-            | Route::Inspect(_)
-            | Route::Plugins
-            | Route::DiskUsage => {
-                self.options.local_reads && matches!(*method, Method::GET | Method::HEAD)
-            }
-            _ => false,
-        }
-    }
-
-    /// Waits until somebody leads; `None` if that is this manager.
+    /// Waits until somebody leads; `None` if that is this manager, or if nobody does and what is
+    /// asked for is a read.
     async fn await_primary(
         &self,
         roles: &mut watch::Receiver<Role>,
+        kind: Kind,
     ) -> Result<Option<String>, ApiError> {
+        let patience = match kind {
+            Kind::Own | Kind::Read => READ_PATIENCE,
+            Kind::Other => self.leadership.ttl() + PATIENCE,
+        };
         let role = tokio::select! {
             role = until(roles, |role| *role != Role::Replica(None)) => role,
+            () = sleep(patience) => {
+                if kind != Kind::Other {
+                    return Ok(None);
+                }
+                return Err(ApiError::unavailable(format!(
+                    "No elected primary cluster manager for {} s; is the managers' store there?",
+                    patience.as_secs(),
+                )));
+            }
             () = self.shutdown.cancelled() => return Err(ApiError::unavailable(
                 "No elected primary cluster manager, and this one is shutting down",
             )),
@@ -247,6 +271,32 @@ impl Primary {
         let transport = Arc::new(Transport::with_tls(addr, &limits, tls, Fence::default()));
         *current = Some((primary.to_owned(), Arc::clone(&transport)));
         Ok(transport)
+    }
+}
+
+impl Kind {
+    fn of(route: &Route, method: &Method) -> Self {
+        match route {
+            Route::Ping | Route::Info | Route::Options | Route::Redirect(_) => Self::Own,
+            // An agent asks whichever manager it reaches.
+            Route::AgentLease(_) => Self::Own,
+            Route::Version
+            | Route::Events
+            | Route::Containers
+            | Route::Images
+            | Route::Networks
+            | Route::Network(_)
+            | Route::Volumes
+            | Route::Volume(_)
+            | Route::Inspect(_)
+            | Route::Plugins
+            | Route::DiskUsage
+                if matches!(*method, Method::GET | Method::HEAD) =>
+            {
+                Self::Read
+            }
+            _ => Self::Other,
+        }
     }
 }
 

@@ -129,6 +129,12 @@ impl Leadership {
         Some(&options.advertise)
     }
 
+    /// How long a leader leads that is not heard of; zero for a manager that is alone.
+    pub fn ttl(&self) -> Duration {
+        let options = self.inner.options.as_ref();
+        options.map_or(Duration::ZERO, |options| options.ttl)
+    }
+
     /// Whether other managers may lead in this one's place.
     pub fn is_contested(&self) -> bool {
         self.inner.options.is_some()

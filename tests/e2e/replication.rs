@@ -508,6 +508,9 @@ async fn without_the_store_nobody_leads_for_long(kind: Kind) {
             .sum()
     };
     assert_eq!(count(), 1);
+    // A read is answered for all that.
+    let seen = timeout(PATIENCE, names(&stage.managers[1].docker())).await;
+    assert!(has(&seen.expect("reads hang"), "xx"));
     stage.servers[0].signal("CONT");
     stage.await_agreement().await;
     asked.await.unwrap();

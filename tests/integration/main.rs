@@ -1,5 +1,6 @@
 //! The daemon's parts, in this process, against a simulated fleet.
 
+mod alone;
 mod api;
 mod cluster;
 mod conformance;
