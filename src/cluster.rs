@@ -28,6 +28,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::debug;
 
 use crate::{
     discovery::Backend,
@@ -241,8 +242,12 @@ impl Cluster {
             cluster.memory().cloned(),
             cluster.leadership().advertise().map(str::to_owned),
         ) {
+            let ttl = cluster.leadership().ttl();
             tasks.spawn(shutdown.clone().run_until_cancelled_owned(async move {
-                while memory.announce_manager(&advertise).await.is_err() {
+                loop {
+                    if let Err(error) = memory.announce_manager(&advertise, ttl).await {
+                        debug!(%error, "cannot leave word where this manager is yet");
+                    }
                     tokio::time::sleep(ANNOUNCE_PAUSE).await;
                 }
             }));

@@ -13,6 +13,7 @@
 //!   and for a container made through us the create request (`Create`), directives included.
 //! - `creates/<cluster-wide ID>`: a create under way, see [`intents`].
 //! - `settings/<addr>`: what an operator said of a node, see [`nodes`](super::nodes).
+//! - `probe`: written to see whether the store takes changes again.
 //! - `superseded/<addr>/<id>`: a container that was made again elsewhere and has to be removed when
 //!   its engine is back.
 //!
@@ -25,7 +26,7 @@
 //! all records with what it sees.
 //!
 //! A store that is away holds up nothing but creates: what changes meanwhile waits here, at most
-//! one document for each container, and is written when the store is back.
+//! one document for each container that is there, and is written when the store is back.
 
 use std::{
     collections::HashMap,
@@ -90,6 +91,10 @@ const CONCURRENT_NODES: usize = 8;
 
 /// How many records of one node are written at once.
 const CONCURRENT_WRITES: usize = 32;
+
+/// How many containers of one node that are gone are noted while the store is away; beyond that its
+/// records are compared with what there is.
+const MAX_GONE: usize = 1024;
 
 /// How long a manager that does not lead keeps what it saw: longer than it takes to take over.
 const STAND_BY: Duration = Duration::from_secs(120);
@@ -282,12 +287,20 @@ impl Memory {
             let before = before.unwrap_or_default();
             for change in before.diff(&inventory.containers) {
                 if let DiffItem::Remove(id, container) = change {
+                    // Its document would wait for ever if the store is away.
+                    pending.documents.remove(id);
                     pending.gone.push(Arc::clone(id));
                     let swarm_id = container.swarm_id.as_ref();
                     if let Some(intent) = swarm_id.and_then(|id| desk.intents.get_mut(id)) {
                         intent.removed(addr);
                     }
                 }
+            }
+        }
+        if pending.gone.len() > MAX_GONE {
+            pending.gone.clear();
+            if let Some(saved) = desk.saved.get_mut(addr) {
+                saved.is_compared = false;
             }
         }
         self.inner.work.notify_one();
@@ -417,16 +430,23 @@ impl Memory {
         Ok(())
     }
 
-    /// Leaves word where this manager can be asked.
+    /// Leaves word where this manager can be asked, for as long as it is there; returns when the
+    /// word is lost. It is gone `ttl` after this manager is.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
-    pub async fn announce_manager(&self, advertise: &str) -> Result<(), StoreError> {
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future takes the word back, at the latest after `ttl`.
+    pub async fn announce_manager(&self, advertise: &str, ttl: Duration) -> Result<(), StoreError> {
         let key = agents::managers_key(&self.inner.options.prefix);
         let key = format!("{key}/{advertise}");
         let value = Bytes::from_static(b"{}");
-        self.within(self.inner.store.put(&key, value)).await?;
+        let session = self.within(self.inner.store.session(ttl)).await?;
+        self.within(session.put(&key, value)).await?;
+        session.lost().cancelled().await;
         Ok(())
     }
 
@@ -942,10 +962,11 @@ impl Memory {
         Ok((container, digest))
     }
 
-    /// Sees whether the store is back.
+    /// Sees whether the store is back: whether it takes changes, that is.
     async fn probe(&self) {
         let key = format!("{}/probe", self.inner.options.prefix);
-        match self.within(self.inner.store.get(&key)).await {
+        let value = Bytes::from_static(b"{}");
+        match self.within(self.inner.store.put(&key, value)).await {
             Ok(_) => {
                 if self.inner.trouble.send_replace(None).is_some() {
                     info!(store = self.inner.store.name(), "store is back");

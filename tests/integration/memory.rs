@@ -4,7 +4,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -31,6 +31,10 @@ use crate::cluster::{BODY, Bench, PATIENCE};
 pub struct Shaky {
     pub store: Embedded,
     is_away: AtomicBool,
+    /// Whether it can be read, but not changed.
+    is_full: AtomicBool,
+    /// How many changes were refused for that.
+    refused: AtomicUsize,
     /// What cannot be listed.
     hidden: Mutex<Option<&'static str>>,
 }
@@ -40,6 +44,8 @@ impl Shaky {
         Arc::new(Self {
             store: Embedded::open(path).unwrap(),
             is_away: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
             hidden: Mutex::default(),
         })
     }
@@ -51,6 +57,14 @@ impl Shaky {
     /// Has everything fail that lists keys below a prefix.
     fn hide(&self, prefix: Option<&'static str>) {
         *self.hidden.lock().unwrap() = prefix;
+    }
+
+    fn check_change(&self) -> Result<(), StoreError> {
+        if self.is_full.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(away());
+        }
+        self.check()
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -89,7 +103,7 @@ impl Store for Shaky {
         self.store.list(prefix).await
     }
     async fn put(&self, key: &str, value: Bytes) -> Result<Revision, StoreError> {
-        self.check()?;
+        self.check_change()?;
         self.store.put(key, value).await
     }
     async fn swap(
@@ -98,11 +112,11 @@ impl Store for Shaky {
         expected: Expected,
         value: Bytes,
     ) -> Result<Revision, StoreError> {
-        self.check()?;
+        self.check_change()?;
         self.store.swap(key, expected, value).await
     }
     async fn delete(&self, key: &str, at: Option<Revision>) -> Result<bool, StoreError> {
-        self.check()?;
+        self.check_change()?;
         self.store.delete(key, at).await
     }
     async fn watch(&self, from: Listing) -> Result<Box<dyn Watch>, StoreError> {
@@ -828,4 +842,29 @@ async fn what_is_not_ours_below_a_node_that_is_forgotten_is_left_alone() {
         let left = stage.store.get(key).await.unwrap().unwrap();
         assert_eq!(left.value, "not yours", "{key}");
     }
+}
+
+#[tokio::test]
+async fn a_store_that_can_only_be_read_is_not_back() {
+    let stage = Stage::new(1, 0).await;
+    let bench = stage.start_healthy().await;
+    stage.store.is_full.store(true, Ordering::SeqCst);
+    let error = bench.create("web", BODY).await.unwrap_err();
+    assert!(matches!(error, CreateError::Store(_)), "{error}");
+    let before = stage.store.refused.load(Ordering::SeqCst);
+    let tried = async {
+        while stage.store.refused.load(Ordering::SeqCst) < before + 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, tried).await.unwrap();
+    assert!(bench.cluster.memory().unwrap().trouble().is_some());
+    stage.store.is_full.store(false, Ordering::SeqCst);
+    let create = async {
+        while let Err(error) = bench.create("web", BODY).await {
+            assert!(matches!(error, CreateError::Store(_)), "{error}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, create).await.unwrap();
 }

@@ -39,6 +39,9 @@ use crate::{
 /// and for an inspection, and with room to grow.
 const ENGINE_SHARE: usize = 32 << 10;
 
+/// How many creates may wait for their records while the store is away, where records are optional.
+const MAX_INTENTS: usize = 10_000;
+
 /// How many are deleted at once.
 const CONCURRENT_DELETES: usize = 256;
 
@@ -48,6 +51,8 @@ pub(super) struct Intent {
     /// What goes into the container's record.
     pub(super) create: RawObject,
     fate: Fate,
+    /// Whether the store may have it.
+    is_written: bool,
     /// Keeps the name of a create of an earlier process.
     _name: Option<NameReservation>,
 }
@@ -111,9 +116,18 @@ impl Memory {
             addr: addr.clone(),
             create: record.create,
             fate: Fate::UnderWay,
+            is_written: ready.is_ok(),
             _name: None,
         };
-        self.desk().intents.insert(Arc::clone(&swarm_id), intent);
+        {
+            let mut desk = self.desk();
+            if let Err(error) = &ready
+                && (!self.is_optional() || desk.intents.len() >= MAX_INTENTS)
+            {
+                return Err(error.clone());
+            }
+            desk.intents.insert(Arc::clone(&swarm_id), intent);
+        }
         let mut intention = Intention {
             memory: self.clone(),
             swarm_id,
@@ -187,6 +201,7 @@ impl Memory {
                 addr,
                 create: record.create,
                 fate: Fate::Unknown(Instant::now()),
+                is_written: true,
                 // A record may say that another container has it, which is gone since.
                 _name: placement.hold_name(&name).await.ok(),
             };
@@ -390,11 +405,16 @@ impl Intention {
     }
 
     fn settle(&mut self, fate: Fate) {
-        if let Some(intent) = self.memory.desk().intents.get_mut(&self.swarm_id)
+        let mut desk = self.memory.desk();
+        if let Some(intent) = desk.intents.get_mut(&self.swarm_id)
             && intent.fate != Fate::Over
         {
             intent.fate = fate;
+            if fate == Fate::Over && !intent.is_written {
+                desk.intents.remove(&self.swarm_id);
+            }
         }
+        drop(desk);
         self.is_settled = true;
         self.memory.inner.work.notify_one();
     }
