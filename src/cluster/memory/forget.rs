@@ -8,7 +8,10 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use tracing::info;
 
-use super::{Memory, NodeRecord, parse_node};
+use super::{
+    Memory,
+    records::{NodeRecord, parse_node},
+};
 use crate::{
     engine::raw::RawObject,
     model::address::EngineAddr,
