@@ -40,7 +40,7 @@ use crate::{
     model::address::EngineAddr,
     registry::Registries,
     scheduler::Scheduler,
-    store::agents::{Answer, Lease},
+    store::agents::{Answer, FencedContainer, Lease},
     tls,
 };
 
@@ -311,13 +311,16 @@ impl Cluster {
     pub async fn renew_lease(&self, addr: &EngineAddr, lease: &Lease) -> Option<Answer> {
         let counts = self.inner.options.reschedule.fencing;
         let memory = self.inner.memory.as_ref()?;
-        Some(memory.renew_lease(addr, lease, counts).await)
+        let answer = memory.renew_lease(addr, lease, counts).await;
+        // The agent may take this for a renewal whatever the store has.
+        self.inner.board.heard(addr.clone(), lease.ttl);
+        Some(answer)
     }
 
     /// A node's agent has a lease again, and stopped these containers while it had none: what was
     /// not made again elsewhere shall run again.
-    pub fn note_fenced(&self, addr: &EngineAddr, ids: Vec<Arc<str>>) {
-        self.inner.board.fenced(addr.clone(), ids);
+    pub fn note_fenced(&self, addr: &EngineAddr, containers: Vec<FencedContainer>) {
+        self.inner.board.fenced(addr.clone(), containers);
     }
 
     /// A client stops or starts a container: what was stopped shall not be started elsewhere if

@@ -274,6 +274,16 @@ pub fn is_below(key: &str, prefix: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
+impl Listing {
+    /// The keys without the prefix that was listed.
+    pub fn names(&self) -> Vec<String> {
+        let below = format!("{}/", self.prefix);
+        let names = self.entries.iter();
+        let names = names.filter_map(|entry| entry.key.strip_prefix(&below));
+        names.map(str::to_owned).collect()
+    }
+}
+
 /// What a watch has told so far, for backends that find changes by comparing.
 #[derive(Debug, Default)]
 pub struct Known {

@@ -1,6 +1,6 @@
 //! What `skep list` and `skep join` do.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use tokio::{
@@ -81,6 +81,8 @@ pub struct Fencing {
     pub engine: String,
     /// How long a lease is valid.
     pub ttl: Duration,
+    /// Where it is noted what shall outlive the agent.
+    pub state_dir: PathBuf,
 }
 
 /// What the node's lease is kept with; `None` if there is nobody to renew it.
@@ -123,6 +125,7 @@ fn lease_options(
         store,
         managers: fencing.managers.clone(),
         tls: tls.flatten(),
+        state_dir: Some(fencing.state_dir.clone()),
     }))
 }
 

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::config::advertise::is_advertisable;
 use crate::config::discovery::DiscoveryUrl;
 use crate::config::duration::{self, DurationError};
+use crate::config::store::default_directory;
 
 /// Where the membership is kept.
 #[derive(Debug, clap::Args)]
@@ -102,6 +103,11 @@ pub(super) struct JoinArgs {
         default_value = "20s"
     )]
     lease_ttl: String,
+
+    /// Directory of the note that outlives the agent: what its lease is, and where managers are
+    /// [default: $XDG_STATE_HOME/skep, else /var/lib/skep for root, else ~/.local/state/skep]
+    #[arg(long, value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
 
     /// Keep no lease, and never stop a container
     #[arg(long)]
@@ -229,6 +235,7 @@ impl JoinArgs {
                     managers,
                     engine,
                     ttl: lease_ttl,
+                    state_dir: self.state_dir.clone().unwrap_or_else(default_directory),
                 }),
                 advertise: advertise.clone(),
                 ttl,

@@ -28,7 +28,7 @@
 //! running copies: containers on a node that is cut off go on running there.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -60,7 +60,11 @@ use super::{
     snapshot::{Found, Node, Snapshot},
 };
 use crate::{
-    engine::{client::ClientError, inventory::Container, monitor::Refresh},
+    engine::{
+        client::ClientError,
+        inventory::{Container, container::State},
+        monitor::Refresh,
+    },
     model::address::EngineAddr,
     store::{StoreError, agents::Lease},
 };
@@ -173,9 +177,10 @@ struct Departed {
 /// A lease as it was seen last.
 struct Seen {
     lease: Option<Lease>,
-    /// Since when it is the same.
+    /// When the look ended that found it changed.
     since: Instant,
-    looked_at: Instant,
+    /// When the last look began that found it so: what came later is not known.
+    confirmed_at: Instant,
 }
 
 /// What failed before, and shall be tried again.
@@ -434,10 +439,10 @@ impl Desk {
         let Some(memory) = self.cluster.memory().filter(|_| self.options.fencing) else {
             return;
         };
-        let now = Instant::now();
+        let begun_at = Instant::now();
         let due = nodes.into_iter().filter(|addr| {
             let seen = self.leases.get(addr);
-            seen.is_none_or(|seen| now - seen.looked_at >= LEASE_INTERVAL)
+            seen.is_none_or(|seen| begun_at - seen.confirmed_at >= LEASE_INTERVAL)
         });
         let looks = due.map(|addr| async move {
             let lease = memory.lease(&addr).await;
@@ -448,16 +453,17 @@ impl Desk {
         for (addr, lease) in looks {
             // While the store is away nothing is known, and nothing is moved.
             let Ok(lease) = lease else { continue };
-            let now = Instant::now();
-            let seen = self.leases.entry(addr).or_insert_with(|| Seen {
-                lease: lease.clone(),
-                since: now,
-                looked_at: now,
-            });
-            seen.looked_at = now;
-            if seen.lease != lease {
-                seen.lease = lease;
-                seen.since = now;
+            match self.leases.entry(addr) {
+                Entry::Occupied(mut seen) if seen.get().lease == lease => {
+                    seen.get_mut().confirmed_at = begun_at;
+                }
+                seen => {
+                    seen.insert_entry(Seen {
+                        lease,
+                        since: Instant::now(),
+                        confirmed_at: begun_at,
+                    });
+                }
             }
         }
     }
@@ -470,21 +476,27 @@ impl Desk {
         let Some(seen) = self.leases.get(addr) else {
             return true;
         };
-        seen.lease
-            .as_ref()
-            .is_some_and(|lease| seen.since.elapsed() < lease.ttl + self.options.lease_margin)
+        let Some(lease) = &seen.lease else {
+            return false;
+        };
+        // Whom this manager answered goes on by its answer, also where the store has no renewal.
+        let heard = self.board().notes().heard.get(addr).copied();
+        let ends_at = (seen.since + lease.ttl).max(heard.unwrap_or(seen.since));
+        seen.confirmed_at < ends_at + self.options.lease_margin
     }
 
     /// Starts what agents stopped while they had no lease, and nobody made again elsewhere.
     fn start_fenced(&mut self, snapshot: &Snapshot) {
-        let fenced: Vec<Place> = {
+        let fenced: Vec<(Place, Option<String>)> = {
             let notes = self.board().notes();
-            let fenced = notes.fenced.iter();
-            fenced
-                .flat_map(|(addr, ids)| ids.iter().map(|id| (addr.clone(), Arc::clone(id))))
-                .collect()
+            let of_node = |(addr, ids): (&EngineAddr, &HashMap<Arc<str>, Option<String>>)| {
+                let addr = addr.clone();
+                let ids = ids.clone().into_iter();
+                ids.map(move |(id, ended_at)| ((addr.clone(), id), ended_at))
+            };
+            notes.fenced.iter().flat_map(of_node).collect()
         };
-        for place in fenced {
+        for (place, ended_at) in fenced {
             let (addr, id) = &place;
             let node = snapshot
                 .node(addr)
@@ -496,23 +508,27 @@ impl Desk {
                 node: Arc::clone(node),
                 container: Arc::clone(container),
             });
-            let is_copied = |found: &Found| {
-                let swarm_id = found.container.swarm_id.as_ref();
-                let copies = swarm_id.map_or_else(Vec::new, |id| snapshot.copies(id));
-                let own = found.container.fence();
-                copies.iter().any(|copy| copy.container.fence() > own)
+            let found = found.filter(|found| {
+                // Otherwise it has a copy that runs in its place, or somebody said what it shall do.
+                let state = &found.container.state;
+                let is_as_left = was_left_so(state, ended_at.as_deref());
+                is_as_left && !is_copied(found, snapshot) && !self.board().was_stopped(&place)
+            });
+            let Some(found) = found else {
+                self.board().settle_fenced(&place);
+                continue;
             };
-            match found {
-                Some(found) if !found.container.state.running && !is_copied(&found) => {
-                    if !self.is_due(&place) {
-                        continue;
+            if self.is_due(&place) {
+                self.under_way.insert(place.clone());
+                let board = Arc::clone(&self.cluster.inner.board);
+                self.jobs.spawn(async move {
+                    let ended = moving::start_again(&found).await;
+                    if ended.is_ok() {
+                        // Once is enough, whatever becomes of it.
+                        board.settle_fenced(&place);
                     }
-                    self.under_way.insert(place.clone());
-                    self.jobs
-                        .spawn(async move { vec![(place, moving::start_again(&found).await)] });
-                }
-                // It runs, or is gone, or has a copy that runs in its place.
-                _ => self.board().settle_fenced(&place),
+                    vec![(place, ended)]
+                });
             }
         }
     }
@@ -917,6 +933,24 @@ fn movable(
 ) -> impl Iterator<Item = &Arc<Container>> {
     let containers = containers.values();
     containers.filter(|container| !container.document.is_empty())
+}
+
+/// Whether there is a newer copy of a container.
+fn is_copied(found: &Found, snapshot: &Snapshot) -> bool {
+    let swarm_id = found.container.swarm_id.as_ref();
+    let copies = swarm_id.map_or_else(Vec::new, |id| snapshot.copies(id));
+    let own = found.container.fence();
+    copies.iter().any(|copy| copy.container.fence() > own)
+}
+
+/// Whether a container is as its node's agent left it, see
+/// [`FencedContainer`](crate::store::agents::FencedContainer).
+fn was_left_so(state: &State, ended_at: Option<&str>) -> bool {
+    match ended_at {
+        None => state.paused,
+        Some("") => !state.running,
+        Some(ended_at) => !state.running && state.finished_at == ended_at,
+    }
 }
 
 fn place_of(found: &Found) -> Place {

@@ -195,21 +195,25 @@ impl fmt::Display for StoreUrl {
     }
 }
 
-/// The file that `auto` means: `$XDG_STATE_HOME/skep/store.redb`, else `/var/lib/skep/store.redb`
-/// for root, else `~/.local/state/skep/store.redb`.
+/// The file that `auto` means.
 pub fn default_path() -> PathBuf {
+    default_directory().join("store.redb")
+}
+
+/// Where this program keeps its files: `$XDG_STATE_HOME/skep`, else `/var/lib/skep` for root, else
+/// `~/.local/state/skep`.
+pub fn default_directory() -> PathBuf {
     let env_dir = |name| {
         std::env::var_os(name)
             .map(PathBuf::from)
             .filter(|dir| dir.is_absolute())
     };
-    let directory = match (env_dir("XDG_STATE_HOME"), env_dir("HOME")) {
+    match (env_dir("XDG_STATE_HOME"), env_dir("HOME")) {
         (Some(state), _) => state.join("skep"),
         // A daemon started by an init system as root often has no HOME, or one it should not fill.
         (None, Some(home)) if home != Path::new("/root") => home.join(".local/state/skep"),
         _ => PathBuf::from("/var/lib/skep"),
-    };
-    directory.join("store.redb")
+    }
 }
 
 fn serialize_url<S: Serializer>(url: &StoreUrl, to: S) -> Result<S::Ok, S::Error> {

@@ -1,7 +1,8 @@
 //! What agents and managers tell each other about leases.
 //!
 //! Keys, below the managers' prefix in the store: `agents/<addr>` has the lease of a node's agent,
-//! `cluster` says whether leases count, and `managers/<host:port>` is where managers can be asked.
+//! `cluster` says whether leases count, `managers/<host:port>` is where managers can be asked, for as
+//! long as they live, and `superseded/<addr>/<id>` a container that was made again elsewhere.
 
 use std::time::Duration;
 
@@ -29,9 +30,22 @@ pub struct Answer {
     pub word: Word,
     /// Whether leases count in this cluster.
     pub counts: bool,
-    /// Where else managers can be asked, `host:port`.
+    /// Where managers can be asked, `host:port`; `None` if that is not known.
     #[serde(default)]
-    pub managers: Vec<String>,
+    pub managers: Option<Vec<String>>,
+    /// IDs of the node's containers that were made again elsewhere; `None` if that is not known.
+    #[serde(default)]
+    pub superseded: Option<Vec<String>>,
+}
+
+/// A container that an agent stopped while it had no lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FencedContainer {
+    /// Its full ID.
+    pub id: String,
+    /// When it ended, as its engine says, empty if that is not known; `None` if it was frozen.
+    pub ended_at: Option<String>,
 }
 
 /// A manager's word on a lease.
@@ -85,6 +99,11 @@ pub fn lease_key(prefix: &str, addr: &str) -> String {
 /// Where it is said whether leases count.
 pub fn cluster_key(prefix: &str) -> String {
     format!("{prefix}/cluster")
+}
+
+/// Below which the containers of an engine are listed that were made again elsewhere.
+pub fn superseded_key(prefix: &str, addr: &str) -> String {
+    format!("{prefix}/superseded/{addr}")
 }
 
 /// Below which managers are listed.

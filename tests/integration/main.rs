@@ -8,6 +8,7 @@ mod explain;
 mod faults;
 mod hostile;
 mod kills;
+mod leases;
 mod memory;
 mod objects;
 mod reload;

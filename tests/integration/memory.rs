@@ -50,7 +50,7 @@ impl Shaky {
         })
     }
 
-    fn set_away(&self, is_away: bool) {
+    pub fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::SeqCst);
     }
 

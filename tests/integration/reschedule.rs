@@ -23,7 +23,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A fleet of which discovery lists the first engine only, so that creates go there.
-async fn start_on_first(engines: usize, grace: Duration) -> Bench {
+pub async fn start_on_first(engines: usize, grace: Duration) -> Bench {
     let fleet = Fleet::builder().engines(engines).start().await.unwrap();
     let bench = Bench::over(fleet, |options| options.reschedule.grace = grace);
     bench.list(&[0]);
@@ -32,13 +32,13 @@ async fn start_on_first(engines: usize, grace: Duration) -> Bench {
 }
 
 /// Has discovery list all engines.
-async fn list_all(bench: &Bench) {
+pub async fn list_all(bench: &Bench) {
     let all: Vec<usize> = (0..bench.fleet.engines().len()).collect();
     bench.list(&all);
     until_healthy(bench, all.len()).await;
 }
 
-async fn until_healthy(bench: &Bench, count: usize) {
+pub async fn until_healthy(bench: &Bench, count: usize) {
     bench
         .until("all engines are healthy", |snapshot| {
             let nodes: Vec<_> = snapshot.nodes().collect();
@@ -48,7 +48,7 @@ async fn until_healthy(bench: &Bench, count: usize) {
 }
 
 /// The body of a container with a reschedule policy.
-fn body(policy: &str, host_config: Value) -> String {
+pub fn body(policy: &str, host_config: Value) -> String {
     let body = json!({
         "Image": "busybox", "Cmd": ["sleep", "1000"], "Env": [format!("reschedule:{policy}"), "A=b"],
         "Labels": {"tier": "front"}, "HostConfig": host_config,
@@ -56,12 +56,12 @@ fn body(policy: &str, host_config: Value) -> String {
     body.to_string()
 }
 
-fn movable() -> String {
+pub fn movable() -> String {
     body("on-node-failure", json!({}))
 }
 
 /// Creates and starts a container.
-async fn run(bench: &Bench, name: &str, body: &str) -> String {
+pub async fn run(bench: &Bench, name: &str, body: &str) -> String {
     let id = bench.create(name, body).await.unwrap();
     call(bench, name, Method::POST, "start").await;
     let is_running = |snapshot: &Snapshot| {
@@ -72,18 +72,18 @@ async fn run(bench: &Bench, name: &str, body: &str) -> String {
     id
 }
 
-async fn call(bench: &Bench, name: &str, method: Method, what: &str) {
+pub async fn call(bench: &Bench, name: &str, method: Method, what: &str) {
     let Found { node, container } = find(bench, name);
     let path = format!("/containers/{}/{what}", container.id);
     node.client.call(method, &path).await.unwrap();
 }
 
-fn find(bench: &Bench, name: &str) -> Found {
+pub fn find(bench: &Bench, name: &str) -> Found {
     bench.cluster.snapshot().container(name).unwrap()
 }
 
 /// The engine that the snapshot shows a container on.
-fn engine_of(bench: &Bench, name: &str) -> Arc<Engine> {
+pub fn engine_of(bench: &Bench, name: &str) -> Arc<Engine> {
     let addr = find(bench, name).node.inventory.addr.to_string();
     let mut engines = bench.fleet.engines().iter();
     let engine = engines.find(|engine| engine.addr().to_string() == addr);
@@ -91,7 +91,7 @@ fn engine_of(bench: &Bench, name: &str) -> Arc<Engine> {
 }
 
 /// Waits until a container is on another engine than `old` and nowhere else, started or not.
-async fn until_moved(bench: &Bench, name: &str, old: &Engine, runs: bool) -> Arc<Engine> {
+pub async fn until_moved(bench: &Bench, name: &str, old: &Engine, runs: bool) -> Arc<Engine> {
     let addr = old.addr().to_string();
     bench
         .until(&format!("{name} is elsewhere"), |snapshot| {
@@ -110,7 +110,7 @@ async fn until_moved(bench: &Bench, name: &str, old: &Engine, runs: bool) -> Arc
 }
 
 /// Waits until the cluster says why a container waits.
-async fn until_waiting(bench: &Bench, name: &str) -> Arc<str> {
+pub async fn until_waiting(bench: &Bench, name: &str) -> Arc<str> {
     let wait = async {
         loop {
             let Found { node, container } = find(bench, name);
@@ -126,7 +126,7 @@ async fn until_waiting(bench: &Bench, name: &str) -> Arc<str> {
 }
 
 /// How many create requests all engines have had.
-fn creates(fleet: &Fleet) -> usize {
+pub fn creates(fleet: &Fleet) -> usize {
     let engines = fleet.engines().iter();
     engines.map(|engine| engine.create_bodies().len()).sum()
 }
@@ -538,7 +538,7 @@ fn bench_others(fleet: &Fleet, old: &Engine) -> Vec<Arc<Engine>> {
 }
 
 /// Says what a node is good for.
-async fn make(bench: &Bench, engine: &Engine, availability: Availability) {
+pub async fn make(bench: &Bench, engine: &Engine, availability: Availability) {
     let addr = engine.addr().to_string().parse().unwrap();
     let before = bench.cluster.settings(&addr);
     let updated = bench
@@ -548,7 +548,7 @@ async fn make(bench: &Bench, engine: &Engine, availability: Availability) {
 }
 
 /// How many engines run a container of this name.
-fn running(fleet: &Fleet, name: &str) -> usize {
+pub fn running(fleet: &Fleet, name: &str) -> usize {
     let engines = fleet.engines().iter();
     let containers = engines.filter_map(|engine| engine.container(name));
     let running = containers.filter(|container| container.phase.is_running());
@@ -706,28 +706,6 @@ async fn nothing_moves_while_the_agent_of_its_node_has_a_lease() {
     renewed.cancel();
     agent.await.unwrap();
     until_moved(&bench, "web", &old, true).await;
-}
-
-#[tokio::test]
-async fn what_an_agent_stopped_is_started_unless_there_is_a_copy() {
-    let bench = start_on_first(2, Duration::from_secs(3600)).await;
-    let id = run(&bench, "web", &movable()).await;
-    let engine = engine_of(&bench, "web");
-    assert!(engine.exit("web", 137));
-    bench
-        .until("it has ended", |snapshot| {
-            !snapshot.container("web").unwrap().container.state.running
-        })
-        .await;
-    let addr = engine.addr().to_string().parse().unwrap();
-    bench
-        .cluster
-        .note_fenced(&addr, vec![id.as_str().into(), "gone".into()]);
-    bench
-        .until("it runs again", |snapshot| {
-            snapshot.container("web").unwrap().container.state.running
-        })
-        .await;
 }
 
 #[tokio::test]

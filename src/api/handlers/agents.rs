@@ -1,13 +1,14 @@
 //! What agents tell managers: that they are there, and what they did while they were alone.
 
-use std::sync::Arc;
-
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::{Answer, Context, json, read_body};
 use crate::{
-    api::error::ApiError, engine::transport, model::address::EngineAddr, store::agents::Lease,
+    api::error::ApiError,
+    engine::transport,
+    model::address::EngineAddr,
+    store::agents::{FencedContainer, Lease},
 };
 
 /// `POST /skep/agents/{addr}/lease`
@@ -27,10 +28,10 @@ pub async fn lease(context: &Context, addr: &str, request: Request<Incoming>) ->
 pub async fn fenced(context: &Context, addr: &str, request: Request<Incoming>) -> Answer {
     let addr = parse(addr)?;
     let body = read_body(context, request.into_body()).await?;
-    let ids: Vec<String> = serde_json::from_slice(&body)
-        .map_err(|error| ApiError::bad_request(format!("this is no list of IDs: {error}")))?;
-    let ids = ids.into_iter().map(Arc::from).collect();
-    context.cluster.note_fenced(&addr, ids);
+    let containers: Vec<FencedContainer> = serde_json::from_slice(&body).map_err(|error| {
+        ApiError::bad_request(format!("this is no list of containers: {error}"))
+    })?;
+    context.cluster.note_fenced(&addr, containers);
     Ok(Response::new(transport::empty()))
 }
 

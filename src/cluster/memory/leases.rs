@@ -24,7 +24,8 @@ impl Memory {
         let word = Answer {
             word: Word::Renewed,
             counts,
-            managers: Vec::new(),
+            managers: None,
+            superseded: None,
         };
         let key = agents::cluster_key(&self.inner.options.prefix);
         let value = Bytes::from(word.to_json());
@@ -55,29 +56,30 @@ impl Memory {
     /// Renews the lease of a node's agent, or says to hold if the store cannot be used.
     pub async fn renew_lease(&self, addr: &EngineAddr, lease: &Lease, counts: bool) -> Answer {
         let prefix = &self.inner.options.prefix;
-        let key = agents::lease_key(prefix, &addr.to_string());
+        let addr = addr.to_string();
+        let key = agents::lease_key(prefix, &addr);
         let value = Bytes::from(lease.to_json());
         let patience = lease.ttl / 8;
         let written = tokio::time::timeout(patience, self.inner.store.put(&key, value)).await;
-        let mut managers = Vec::new();
-        let word = match written {
-            Ok(Ok(_)) => {
-                let below = agents::managers_key(prefix);
-                if let Ok(listing) = self.within(self.inner.store.list(&below)).await {
-                    let keys = listing.entries.iter();
-                    let below = format!("{below}/");
-                    let names = keys.filter_map(|entry| entry.key.strip_prefix(&below));
-                    managers.extend(names.map(str::to_owned));
-                }
-                Word::Renewed
-            }
-            _ => Word::Hold,
-        };
-        Answer {
-            word,
+        let mut answer = Answer {
+            word: Word::Hold,
             counts,
-            managers,
+            managers: None,
+            superseded: None,
+        };
+        if matches!(written, Ok(Ok(_))) {
+            answer.word = Word::Renewed;
+            answer.managers = self.names_below(&agents::managers_key(prefix)).await;
+            let below = agents::superseded_key(prefix, &addr);
+            answer.superseded = self.names_below(&below).await;
         }
+        answer
+    }
+
+    /// The last segments of the keys below one; `None` if the store does not say.
+    async fn names_below(&self, key: &str) -> Option<Vec<String>> {
+        let listing = self.within(self.inner.store.list(key)).await.ok()?;
+        Some(listing.names())
     }
 
     /// The lease of a node's agent; `None` if there is no agent.

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Memory;
-use crate::{engine::raw::RawObject, model::address::EngineAddr, store::StoreError};
+use crate::{
+    engine::raw::RawObject,
+    model::address::EngineAddr,
+    store::{StoreError, agents},
+};
 
 impl Memory {
     /// A container was made again elsewhere: it has to be removed when its engine is back, and its
@@ -58,6 +62,7 @@ impl Memory {
     }
 
     fn superseded_key(&self, addr: &EngineAddr, id: &str) -> String {
-        format!("{}/superseded/{addr}/{id}", self.inner.options.prefix)
+        let below = agents::superseded_key(&self.inner.options.prefix, &addr.to_string());
+        format!("{below}/{id}")
     }
 }

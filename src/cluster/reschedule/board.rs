@@ -4,7 +4,7 @@
 //! write down what it has to know: wishes of clients, nodes that left, moves that are ordered.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use super::{DEPARTED_LIFE, Place, movable};
 use crate::{
     cluster::{placement::Shift, snapshot::Node},
     model::address::EngineAddr,
+    store::agents::FencedContainer,
 };
 
 /// How long it is remembered that a client stopped a container.
@@ -22,6 +23,12 @@ const STOPS_LIFE: Duration = Duration::from_secs(600);
 
 /// Most of them.
 const MAX_STOPS: usize = 100_000;
+
+/// Most agents that are remembered to have been answered.
+const MAX_HEARD: usize = 100_000;
+
+/// The longest lease that is believed.
+const MAX_TTL: Duration = Duration::from_secs(3600);
 
 /// What others know of the rescheduler.
 #[derive(Default)]
@@ -50,8 +57,11 @@ pub(super) struct Notes {
     pub superseded: HashMap<EngineAddr, Superseded>,
     /// Containers that shall go to better nodes.
     pub shifts: Vec<Ordered>,
-    /// Containers that agents stopped while they had no lease.
-    pub fenced: HashMap<EngineAddr, HashSet<Arc<str>>>,
+    /// Containers that agents stopped while they had no lease: when they ended, see
+    /// [`FencedContainer`].
+    pub fenced: HashMap<EngineAddr, HashMap<Arc<str>, Option<String>>>,
+    /// Until when agents may take their leases for valid that this manager answered.
+    pub heard: HashMap<EngineAddr, Instant>,
     /// Nodes that left discovery with containers that may have to move, and when.
     pub departed: BTreeMap<EngineAddr, (Arc<Node>, Instant)>,
 }
@@ -99,8 +109,23 @@ impl Board {
     }
 
     /// An agent stopped containers while it had no lease.
-    pub(in crate::cluster) fn fenced(&self, addr: EngineAddr, ids: Vec<Arc<str>>) {
-        self.notes().fenced.entry(addr).or_default().extend(ids);
+    pub(in crate::cluster) fn fenced(&self, addr: EngineAddr, containers: Vec<FencedContainer>) {
+        let containers = containers.into_iter();
+        let containers = containers.map(|one| (Arc::from(one.id), one.ended_at));
+        let mut notes = self.notes();
+        notes.fenced.entry(addr).or_default().extend(containers);
+    }
+
+    /// An agent asked for its lease of `ttl`, and was answered.
+    pub(in crate::cluster) fn heard(&self, addr: EngineAddr, ttl: Duration) {
+        let mut notes = self.notes();
+        let now = Instant::now();
+        if notes.heard.len() >= MAX_HEARD {
+            notes.heard.retain(|_, until| *until > now);
+        }
+        if notes.heard.len() < MAX_HEARD {
+            notes.heard.insert(addr, now + ttl.min(MAX_TTL));
+        }
     }
 
     /// Has a container moved to a better node; the answer comes when that is done or impossible.

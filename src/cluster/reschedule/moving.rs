@@ -224,7 +224,12 @@ async fn finish(cluster: &Cluster, old: &Found, new: &Found, manner: Manner) {
 pub(super) async fn start_again(found: &Found) -> Result<(), Failure> {
     let id = &found.container.id;
     let node = &found.node.inventory;
-    let path = format!("/containers/{id}/start");
+    // One that is removed when it ends was frozen instead.
+    let what = match found.container.state.paused {
+        true => "unpause",
+        false => "start",
+    };
+    let path = format!("/containers/{id}/{what}");
     let started = found.node.client.call(Method::POST, &path).await;
     started.map_err(|error| {
         let name = node.name();
