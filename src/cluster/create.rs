@@ -21,7 +21,7 @@ use super::{
     Cluster,
     election::Term,
     memory::{CreateRecord, intents::Intention},
-    placement::{PlaceError, Reservation, Wanted},
+    placement::{Bound, PlaceError, Reservation, Wanted},
     reschedule::{Place, remake::Remake},
     snapshot::{Found, Node, Snapshot},
 };
@@ -69,8 +69,8 @@ pub(super) struct Instead {
     pub networks: Vec<String>,
     /// Nodes to leave out if there is any other.
     pub avoid: Vec<EngineAddr>,
-    /// The one node that will do, if only one does.
-    pub only: Option<EngineAddr>,
+    /// The nodes that will do, if not all do.
+    pub only: Option<Bound>,
 }
 
 /// A container that was created.

@@ -122,6 +122,7 @@ impl Cluster {
         }
         all.set(addr.clone(), settings.clone());
         self.inner.placement.set(addr.clone(), settings).await;
+        self.inner.board.wake();
         Ok(())
     }
 }

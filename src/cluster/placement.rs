@@ -6,7 +6,7 @@
 //! its deadline holds up placements, and nothing else.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -52,8 +52,17 @@ pub struct Wanted {
     pub instead_of: Option<(EngineAddr, Arc<str>)>,
     /// Nodes to leave out if there is any other: a create failed there already.
     pub avoid: Vec<EngineAddr>,
-    /// The one node that will do, if only one does.
-    pub only: Option<EngineAddr>,
+    /// The nodes that will do, if not all do.
+    pub only: Option<Bound>,
+}
+
+/// Nodes that will do, and why no other does.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// The nodes.
+    pub nodes: BTreeSet<EngineAddr>,
+    /// A sentence without an end.
+    pub reason: String,
 }
 
 /// A container that is somewhere, and what placement would look at if it were not.
@@ -63,6 +72,8 @@ pub struct Settled {
     pub place: (EngineAddr, Arc<str>),
     /// What would be asked for.
     pub request: Request,
+    /// The nodes that will do, if not all do.
+    pub only: Option<Bound>,
 }
 
 /// A container that would be better elsewhere.
@@ -531,8 +542,8 @@ impl Desk {
         };
         let mut ranked = match &wanted.instead_of {
             Some(place) => self.without(place, |desk| {
-                // Creates under way cannot have the name, since the container that goes has it.
-                if desk.index.is_taken(&wanted.request.name) {
+                // Other creates under way cannot have the name, since the container that goes has it.
+                if desk.is_taken_by_others(wanted) {
                     return Err(PlaceError::NameTaken(wanted.request.name.clone()));
                 }
                 desk.rank(&wanted.request, limit)
@@ -543,7 +554,10 @@ impl Desk {
             }
         };
         if let Some(only) = &wanted.only {
-            ranked.retain(|addr| addr == only);
+            ranked.retain(|addr| only.nodes.contains(addr));
+            if ranked.is_empty() {
+                return Err(ScheduleError::Unsatisfiable(vec![only.reason.clone()]).into());
+            }
         }
         let addr = ranked
             .iter()
@@ -599,6 +613,32 @@ impl Desk {
             self.put_back(slot, &container);
         }
         done
+    }
+
+    /// Whether something has a name that is not what is wanted: a create of the same container
+    /// whose end is unknown is no reason to wait, and what comes of it has a smaller token.
+    fn is_taken_by_others(&mut self, wanted: &Wanted) -> bool {
+        let own: Vec<(u32, Arc<Container>)> = self
+            .held
+            .values()
+            .filter_map(|held| match held {
+                Held::Place { slot, container }
+                    if container.swarm_id == wanted.container.swarm_id =>
+                {
+                    Some((*slot, Arc::clone(container)))
+                }
+                _ => None,
+            })
+            .collect();
+        let index = Arc::make_mut(&mut self.index);
+        for (slot, container) in &own {
+            index.remove(*slot, container);
+        }
+        let is_taken = index.is_taken(&wanted.request.name);
+        for (slot, container) in &own {
+            index.add(*slot, container);
+        }
+        is_taken
     }
 
     /// Leaves a container out of account.
@@ -681,7 +721,12 @@ impl Desk {
             .schedule(&settled.request, &call, usize::MAX)
             .ok()?;
         let own = *self.slots.get(&settled.place.0)?;
-        let first = ranking.first()?;
+        let addr = |slot: u32| Some(&self.seen.get(&slot)?.inventory.addr);
+        let will_do = |slot: u32| match &settled.only {
+            Some(only) => addr(slot).is_some_and(|addr| only.nodes.contains(addr)),
+            None => true,
+        };
+        let first = ranking.iter().find(|ranked| will_do(ranked.slot))?;
         // Where it does not fit any more it is not moved either: somebody wanted it there.
         let now = ranking.iter().find(|ranked| ranked.slot == own)?;
         let count = |slot: u32| self.table.usage(slot).containers;

@@ -24,6 +24,9 @@ use crate::{cluster::nodes::Availability, engine::raw::RawObject};
 /// How many containers are looked at with one command to placement: creates wait as long.
 const BATCH: usize = 64;
 
+/// How long a plan may take.
+const PLANNING: Duration = Duration::from_secs(30);
+
 /// A move that brings the fleet closer to the strategy's ideal.
 #[derive(Clone)]
 pub struct Move {
@@ -37,14 +40,20 @@ pub struct Move {
 
 impl Cluster {
     /// The moves, at most `max_moves`, that bring the fleet closer to the strategy's ideal, those
-    /// that gain most first. Nothing is moved.
+    /// that gain most first. Nothing is moved. A plan that takes long ends with those that were
+    /// found by then.
     pub async fn plan_rebalance(&self, max_moves: usize) -> Vec<Move> {
+        let deadline = Instant::now() + PLANNING;
         let mut settled = self.movable();
         let mut moves: Vec<Move> = Vec::new();
-        while moves.len() < max_moves {
+        'moves: while moves.len() < max_moves {
             let shifts: Vec<Shift> = moves.iter().map(|one| one.shift.clone()).collect();
             let mut best: Option<Shift> = None;
             for batch in settled.chunks(BATCH) {
+                if Instant::now() >= deadline {
+                    info!("planning takes long, going by what was found so far");
+                    break 'moves;
+                }
                 let batch = batch.iter().map(|(_, settled)| settled.clone()).collect();
                 let shift = self.inner.placement.best_shift(shifts.clone(), batch).await;
                 let gain = |shift: &Shift| (shift.score, shift.containers);
@@ -95,16 +104,24 @@ impl Cluster {
                 continue;
             }
             let plan = Plan::new(node, &snapshot, |_| false);
-            let alone = plan.groups.into_iter().filter(|group| group.len() == 1);
-            for member in alone.flatten() {
-                let found = member.found;
+            for group in plan.groups {
+                let only = group.reach(&snapshot);
+                let [member] = group.members.as_slice() else {
+                    continue;
+                };
+                let found = member.found.clone();
                 let Ok(document) = RawObject::parse(&found.container.document) else {
                     continue;
                 };
                 let Ok((place, request)) = self.request_of(&found, &document) else {
                     continue;
                 };
-                movable.push((found, Settled { place, request }));
+                let settled = Settled {
+                    place,
+                    request,
+                    only,
+                };
+                movable.push((found, settled));
             }
         }
         movable

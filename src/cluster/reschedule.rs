@@ -22,13 +22,16 @@
 //! of reach: its engine is asked directly, and while it answers its containers stay. When more of the
 //! fleet is out of reach than is allowed, nothing is moved at all: most likely it is this manager
 //! that is cut off. What comes back then does not do so all at once: the grace period of those that
-//! are still missing begins anew.
+//! are still missing begins anew. Nodes that left the cluster long ago do not count.
+//!
+//! Containers that need each other go to one node, all or none of them. One that has data goes where
+//! the data can be reached, and one that cannot join a network is not started.
 //!
 //! Without an agent on the node, the grace period is all that stands between a partition and two
 //! running copies: containers on a node that is cut off go on running there.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -36,6 +39,7 @@ use std::{
 use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
 use http::Method;
+use imbl::ordmap::DiffItem;
 use rand::seq::IteratorRandom;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +47,7 @@ use tracing::{debug, info, warn};
 
 mod board;
 mod moving;
+mod networks;
 pub(super) mod plan;
 pub(super) mod remake;
 
@@ -50,7 +55,7 @@ pub use self::board::{Board, Superseded};
 use self::{
     board::Ordered,
     moving::{Bounds, Manner},
-    plan::{Member, Plan},
+    plan::{Group, Member, Plan},
 };
 use super::{
     Cluster,
@@ -84,8 +89,11 @@ pub struct Options {
     pub max_failed_percent: u8,
 }
 
-/// How often what is is compared with what should be.
+/// Shortest time between two looks at what is and what should be.
 const TICK: Duration = Duration::from_millis(250);
+
+/// Longest time between two plans: some of what they depend on is not told of.
+const PLAN_LIFE: Duration = Duration::from_secs(5);
 
 /// How soon more is done when something ended.
 const REFILL: Duration = Duration::from_millis(50);
@@ -102,6 +110,9 @@ const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a node that left discovery is asked.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long a node that left discovery and does not answer is remembered.
+const SILENT_LIFE: Duration = Duration::from_secs(24 * 3600);
+
 /// How long a node that left discovery and answers is asked whether it still does.
 const DEPARTED_LIFE: Duration = Duration::from_secs(3600);
 
@@ -112,8 +123,11 @@ const ABSENT_LIFE: TimeDelta = TimeDelta::hours(24);
 /// How many nodes that seem well are asked before anything is moved.
 const SAMPLE: usize = 64;
 
-/// How long such an answer counts.
+/// How long such an answer counts before they are asked again, which it outlives.
 const SAMPLE_LIFE: Duration = Duration::from_secs(5);
+
+/// Most nodes that are remembered where a container could not be made.
+const MAX_AVOIDED: usize = 16;
 
 /// How long a node that is out of reach counts as one that vanished with others.
 const VANISHED: Duration = Duration::from_secs(600);
@@ -128,10 +142,15 @@ const LEASED: &str = "the agent of its node has a lease, and may keep it running
 pub type Place = (EngineAddr, Arc<str>);
 
 /// Keeps what should be until `shutdown`, while this manager leads.
+///
+/// There is work when something changed, a job ended, or a wait is over; never more often than
+/// [`TICK`], but for jobs that make room for others.
 pub(super) async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) {
+    let board = Arc::clone(&cluster.inner.board);
+    let mut snapshots = cluster.watch();
     let mut desk = Desk::new(cluster, options);
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next_at = Instant::now();
+    let mut stepped_at = next_at;
     loop {
         tokio::select! {
             biased;
@@ -140,13 +159,27 @@ pub(super) async fn run(cluster: Cluster, options: Options, shutdown: Cancellati
                 if let Ok(ended) = ended {
                     desk.take(ended);
                 }
-                // There is room for more.
-                ticks.reset_after(REFILL);
+                next_at = next_at.min(Instant::now() + REFILL);
                 continue;
             }
-            _ = ticks.tick() => {}
+            () = tokio::time::sleep_until(next_at) => {}
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                desk.plan_soon();
+                next_at = next_at.min(stepped_at + TICK);
+                continue;
+            }
+            () = board.changed() => {
+                desk.plan_soon();
+                next_at = next_at.min(stepped_at + TICK);
+                continue;
+            }
         }
+        stepped_at = Instant::now();
         if !desk.is_in_office() {
+            next_at = stepped_at + TICK;
             continue;
         }
         tokio::select! {
@@ -154,7 +187,9 @@ pub(super) async fn run(cluster: Cluster, options: Options, shutdown: Cancellati
             () = shutdown.cancelled() => break,
             () = desk.step() => {}
         }
+        next_at = desk.next_step(stepped_at);
     }
+    board.close();
 }
 
 /// A node that is out of reach.
@@ -169,8 +204,10 @@ struct Failing {
 struct Departed {
     node: Arc<Node>,
     left_at: Instant,
-    /// Since when it does not answer.
+    /// Since when it does not answer, or since when that counts.
     silent_since: Option<Instant>,
+    /// Since when it does not answer.
+    lost_since: Option<Instant>,
     asked_at: Option<Instant>,
 }
 
@@ -181,6 +218,8 @@ struct Seen {
     since: Instant,
     /// When the last look began that found it so: what came later is not known.
     confirmed_at: Instant,
+    /// What was made of it at that look.
+    was_leased: bool,
 }
 
 /// What failed before, and shall be tried again.
@@ -192,6 +231,7 @@ struct Try {
 }
 
 /// Why something could not be done about a container.
+#[derive(Clone)]
 struct Failure {
     reason: String,
     /// The node where it did not work, if another one may do.
@@ -207,6 +247,31 @@ impl Failure {
 /// How it ended for one container.
 type Outcome = (Place, Result<(), Failure>);
 
+/// What a job came to.
+enum Ended {
+    /// Something was done about containers.
+    Done(Vec<Outcome>),
+    /// Engines were asked whether they are there.
+    Asked(Vec<(EngineAddr, bool)>),
+    /// The share of engines that seemed well and were silent.
+    Sampled(f64),
+}
+
+/// What is being done about a container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// It is made again elsewhere.
+    Move,
+    /// What was begun is ended, an old copy is removed, or it is started where it is.
+    Rest,
+}
+
+/// An engine's last answer.
+struct Answer {
+    asked_at: Instant,
+    is_silent: bool,
+}
+
 struct Desk {
     cluster: Cluster,
     options: Options,
@@ -214,20 +279,31 @@ struct Desk {
     term: Option<Term>,
     /// Whether what earlier leaders did is known.
     is_ready: bool,
+    /// The snapshot that was looked at last.
+    seen: Arc<Snapshot>,
     healthy: HashSet<EngineAddr>,
     failing: BTreeMap<EngineAddr, Failing>,
     departed: BTreeMap<EngineAddr, Departed>,
-    /// Nodes that failed, and when they were asked once more in vain.
-    confirmed: HashMap<EngineAddr, Instant>,
+    /// What nodes said that failed, or left, when they were asked once more.
+    answers: HashMap<EngineAddr, Answer>,
+    /// Nodes that are being asked.
+    asking: HashSet<EngineAddr>,
     /// The leases of the agents of nodes that are out of reach; `None` if there is no agent.
     leases: HashMap<EngineAddr, Seen>,
     /// Nodes that shall be empty.
     draining: HashSet<EngineAddr>,
+    /// Cluster-wide IDs of containers of which there are several copies.
+    copied: BTreeSet<Arc<str>>,
     tries: HashMap<Place, Try>,
-    under_way: HashSet<Place>,
-    jobs: JoinSet<Vec<Outcome>>,
+    under_way: HashMap<Place, Work>,
+    /// Whether a group waits for room: none that comes later goes before it.
+    is_full: bool,
+    /// When plans are made again at the latest.
+    plans_at: Instant,
+    jobs: JoinSet<Ended>,
     /// When a part of the fleet was asked last, and which share of it was silent.
     sampled: Option<(Instant, f64)>,
+    is_sampling: bool,
 }
 
 impl Desk {
@@ -237,16 +313,22 @@ impl Desk {
             options,
             term: None,
             is_ready: false,
+            seen: Arc::default(),
             healthy: HashSet::new(),
             failing: BTreeMap::new(),
             departed: BTreeMap::new(),
-            confirmed: HashMap::new(),
+            answers: HashMap::new(),
+            asking: HashSet::new(),
             leases: HashMap::new(),
             draining: HashSet::new(),
+            copied: BTreeSet::new(),
             tries: HashMap::new(),
-            under_way: HashSet::new(),
+            under_way: HashMap::new(),
+            is_full: false,
+            plans_at: Instant::now(),
             jobs: JoinSet::new(),
             sampled: None,
+            is_sampling: false,
         }
     }
 
@@ -266,8 +348,56 @@ impl Desk {
         term.is_some()
     }
 
+    /// What plans depend on changed.
+    fn plan_soon(&mut self) {
+        self.plans_at = Instant::now();
+    }
+
+    /// When there is more to do, if nothing happens before.
+    fn next_step(&self, stepped_at: Instant) -> Instant {
+        let soon = stepped_at + TICK;
+        if !self.is_ready || self.trouble().is_some() {
+            return soon;
+        }
+        let mut next = self.plans_at;
+        let is_lost = !self.failing.is_empty() || !self.departed.is_empty();
+        if is_lost && self.options.fencing && self.cluster.memory().is_some() {
+            next = next.min(stepped_at + LEASE_INTERVAL);
+        }
+        let asked = self.departed.values().filter_map(|one| one.asked_at);
+        let next = asked.fold(next, |next, at| next.min(at + PROBE_INTERVAL));
+        next.max(soon)
+    }
+
+    /// When plans are to be made again if nothing changes.
+    fn next_plans(&self) -> Instant {
+        let now = Instant::now();
+        let silent = self.departed.values().filter_map(|one| one.silent_since);
+        let since = self.failing.values().map(|failing| failing.since);
+        let grace = since.chain(silent).map(|since| since + self.options.grace);
+        let tries = self.tries.values().map(|tried| tried.next_at);
+        let answers = self.answers.values();
+        let asks = answers.map(|answer| answer.asked_at + SAMPLE_LIFE);
+        let waits = grace.chain(tries).chain(asks);
+        let next = waits.filter(|at| *at > now).min();
+        next.map_or(now + PLAN_LIFE, |next| next.min(now + PLAN_LIFE))
+    }
+
+    fn trouble(&self) -> Option<StoreError> {
+        self.cluster.memory().and_then(Memory::trouble)
+    }
+
+    /// Tells those who ordered moves that nothing comes of them.
+    fn refuse_orders(&self, reason: &str) {
+        for Ordered { done, .. } in self.board().take_orders() {
+            // Whoever ordered it may have given up.
+            let _ = done.send(Err(reason.to_owned()));
+        }
+    }
+
     /// Another manager leads: what this one was about to do is its business now.
     fn stand_down(&mut self) {
+        self.refuse_orders("this manager does not lead");
         if !self.is_ready {
             return;
         }
@@ -280,24 +410,31 @@ impl Desk {
     }
 
     async fn step(&mut self) {
-        if let Some(memory) = self.cluster.memory()
-            && memory.trouble().is_some()
-        {
+        if self.trouble().is_some() {
             // What is moved has to be remembered.
+            self.refuse_orders("the store cannot be used");
             return;
         }
         if !self.is_ready && !self.get_ready().await {
+            self.refuse_orders("this manager has only begun to lead");
             return;
         }
         let snapshot = self.cluster.snapshot();
         self.observe(&snapshot);
-        self.ask_departed().await;
+        self.ask_departed();
         self.look_at_leases().await;
+        if self.plans_at > Instant::now() {
+            return;
+        }
+        self.is_full = false;
+        self.forget_gone(&snapshot);
+        self.settle_copies(&snapshot);
         self.start_fenced(&snapshot);
         self.remove_superseded(&snapshot);
-        self.deal_with_failed(&snapshot).await;
+        self.deal_with_failed(&snapshot);
         self.drain(&snapshot);
         self.shift(&snapshot);
+        self.plans_at = self.next_plans();
     }
 
     /// Learns what earlier leaders did.
@@ -361,9 +498,11 @@ impl Desk {
                     debug!(node = node.inventory.name(), "node is in reach again");
                     self.forget(&back.node);
                 }
-                if self.healthy.insert(addr.clone()) {
-                    self.compare_copies(snapshot, node);
-                }
+                let before = match self.healthy.insert(addr.clone()) {
+                    true => None,
+                    false => self.seen.node(addr).cloned(),
+                };
+                self.look_for_copies(snapshot, node, before.as_deref());
             } else if node.inventory.is_validated() {
                 self.healthy.remove(addr);
                 let failing = self.failing.entry(addr.clone()).or_insert_with(|| Failing {
@@ -385,20 +524,51 @@ impl Desk {
             }
             self.healthy.remove(&addr);
             let failing = self.failing.remove(&addr);
+            let since = failing.map(|failing| failing.since);
             let departed = Departed {
                 node,
                 left_at,
-                silent_since: failing.map(|failing| failing.since),
+                silent_since: since,
+                lost_since: since,
                 asked_at: None,
             };
             self.departed.insert(addr, departed);
         }
         self.failing.retain(|addr, _| snapshot.node(addr).is_some());
         self.healthy.retain(|addr| snapshot.node(addr).is_some());
+        self.seen = Arc::clone(snapshot);
+    }
+
+    /// Drops what is remembered of containers and nodes that are gone for good.
+    fn forget_gone(&mut self, snapshot: &Snapshot) {
+        let departed = &self.departed;
+        let is_known =
+            |addr: &EngineAddr| snapshot.node(addr).is_some() || departed.contains_key(addr);
+        let mut notes = self.cluster.inner.board.notes();
+        let superseded = &notes.superseded;
+        let is_there = |(addr, id): &Place| match snapshot.node(addr) {
+            Some(node) if node.inventory.is_healthy() => {
+                let of_node = superseded.get(addr);
+                let is_superseded = of_node.is_some_and(|ids| ids.contains_key(id));
+                is_superseded || node.inventory.containers.contains_key(id)
+            }
+            _ => is_known(addr),
+        };
+        self.tries.retain(|place, _| is_there(place));
+        let gone: Vec<Place> = notes
+            .waiting
+            .keys()
+            .filter(|place| !is_there(place))
+            .cloned()
+            .collect();
+        for place in gone {
+            notes.waiting.remove(&place);
+        }
+        notes.fenced.retain(|addr, _| is_known(addr));
     }
 
     /// A node that left discovery may be well, or may be the one that died.
-    async fn ask_departed(&mut self) {
+    fn ask_departed(&mut self) {
         let is_due = |at: &Option<Instant>| at.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL);
         let due: Vec<_> = self
             .departed
@@ -409,18 +579,49 @@ impl Desk {
                 (addr.clone(), Arc::clone(&departed.node))
             })
             .collect();
-        for (addr, answers) in ask(due).await {
-            if let Some(departed) = self.departed.get_mut(&addr) {
-                departed.silent_since = match departed.silent_since {
-                    _ if answers => None,
-                    since => since.or(Some(Instant::now())),
-                };
-            }
-        }
+        self.ask(due);
         // One that stays away and well was taken out on purpose.
         self.departed.retain(|_, departed| {
-            departed.silent_since.is_some() || departed.left_at.elapsed() < DEPARTED_LIFE
+            let life = match departed.silent_since {
+                Some(_) => SILENT_LIFE,
+                None => DEPARTED_LIFE,
+            };
+            departed.left_at.elapsed() < life
         });
+    }
+
+    /// Has engines asked whether they are there, unless they are being asked.
+    fn ask(&mut self, mut nodes: Vec<(EngineAddr, Arc<Node>)>) {
+        nodes.retain(|(addr, _)| self.asking.insert(addr.clone()));
+        if !nodes.is_empty() {
+            self.jobs
+                .spawn(async move { Ended::Asked(ask(nodes).await) });
+        }
+    }
+
+    fn note_answer(&mut self, addr: EngineAddr, answers: bool) {
+        self.asking.remove(&addr);
+        let now = Instant::now();
+        if let Some(departed) = self.departed.get_mut(&addr) {
+            let before = departed.silent_since.is_some();
+            for since in [&mut departed.silent_since, &mut departed.lost_since] {
+                *since = match *since {
+                    _ if answers => None,
+                    since => since.or(Some(now)),
+                };
+            }
+            if before != departed.silent_since.is_some() {
+                self.plans_at = now;
+            }
+        }
+        if answers {
+            debug!(%addr, "engine answers");
+        }
+        let answer = Answer {
+            asked_at: now,
+            is_silent: !answers,
+        };
+        self.answers.insert(addr, answer);
     }
 
     /// Watches whether the agents of nodes that are out of reach renew their leases.
@@ -462,8 +663,18 @@ impl Desk {
                         lease,
                         since: Instant::now(),
                         confirmed_at: begun_at,
+                        was_leased: true,
                     });
                 }
+            }
+        }
+        let addrs: Vec<EngineAddr> = self.leases.keys().cloned().collect();
+        for addr in addrs {
+            let is_leased = self.is_leased(&addr);
+            if let Some(seen) = self.leases.get_mut(&addr)
+                && std::mem::replace(&mut seen.was_leased, is_leased) != is_leased
+            {
+                self.plan_soon();
             }
         }
     }
@@ -476,12 +687,12 @@ impl Desk {
         let Some(seen) = self.leases.get(addr) else {
             return true;
         };
-        let Some(lease) = &seen.lease else {
-            return false;
-        };
+        let lease = seen.lease.as_ref().map(|lease| seen.since + lease.ttl);
         // Whom this manager answered goes on by its answer, also where the store has no renewal.
         let heard = self.board().notes().heard.get(addr).copied();
-        let ends_at = (seen.since + lease.ttl).max(heard.unwrap_or(seen.since));
+        let Some(ends_at) = lease.max(heard) else {
+            return false;
+        };
         seen.confirmed_at < ends_at + self.options.lease_margin
     }
 
@@ -519,7 +730,7 @@ impl Desk {
                 continue;
             };
             if self.is_due(&place) {
-                self.under_way.insert(place.clone());
+                self.under_way.insert(place.clone(), Work::Rest);
                 let board = Arc::clone(&self.cluster.inner.board);
                 self.jobs.spawn(async move {
                     let ended = moving::start_again(&found).await;
@@ -527,7 +738,7 @@ impl Desk {
                         // Once is enough, whatever becomes of it.
                         board.settle_fenced(&place);
                     }
-                    vec![(place, ended)]
+                    Ended::Done(vec![(place, ended)])
                 });
             }
         }
@@ -551,42 +762,62 @@ impl Desk {
                 continue;
             }
             let places = ids.iter().map(|id| (addr.clone(), Arc::clone(id)));
-            self.under_way.extend(places);
+            self.under_way
+                .extend(places.map(|place| (place, Work::Rest)));
             let (cluster, node) = (self.cluster.clone(), Arc::clone(node));
             self.jobs.spawn(async move {
-                stream::iter(ids)
+                let removed = stream::iter(ids)
                     .map(|id| moving::remove_old(&cluster, &node, id))
                     .buffer_unordered(CONCURRENT_REMOVALS)
-                    .collect()
-                    .await
+                    .collect();
+                Ended::Done(removed.await)
             });
         }
     }
 
-    /// Has copies that met because a node is back, or known again, sorted out.
-    fn compare_copies(&mut self, snapshot: &Arc<Snapshot>, node: &Arc<Node>) {
-        for container in node.inventory.containers.values() {
-            let Some(swarm_id) = &container.swarm_id else {
+    /// Looks among the containers that a node has and did not have before for copies that met.
+    fn look_for_copies(&mut self, snapshot: &Snapshot, node: &Arc<Node>, before: Option<&Node>) {
+        if before.is_some_and(|before| Arc::ptr_eq(&before.inventory, &node.inventory)) {
+            return;
+        }
+        let known = before.map(|before| before.inventory.containers.clone());
+        let known = known.unwrap_or_default();
+        for change in known.diff(&node.inventory.containers) {
+            if let DiffItem::Add(_, container) = change
+                && let Some(swarm_id) = &container.swarm_id
+                && snapshot.copies(swarm_id).len() > 1
+            {
+                self.copied.insert(Arc::clone(swarm_id));
+            }
+        }
+    }
+
+    /// Has copies sorted out that met: a node is back, or came up late with what was asked for, or a
+    /// move was interrupted.
+    fn settle_copies(&mut self, snapshot: &Arc<Snapshot>) {
+        for swarm_id in std::mem::take(&mut self.copied) {
+            let copies = snapshot.copies(&swarm_id);
+            let newest = copies.iter().max_by_key(|copy| copy.container.fence());
+            let Some(new) = newest.filter(|_| copies.len() > 1) else {
                 continue;
             };
-            let copies = snapshot.copies(swarm_id);
-            let newest = copies.iter().map(|copy| copy.container.fence()).max();
-            let Some(newest) = newest.filter(|newest| copies.len() > 1 && *newest > 0) else {
-                continue;
-            };
-            let Some(new) = copies.iter().find(|copy| copy.container.fence() == newest) else {
-                continue;
-            };
-            for old in &copies {
-                if old.container.fence() < newest {
-                    // A drain that was interrupted, or a node that is back.
-                    let said = self.cluster.settings(&old.node.inventory.addr);
-                    let manner = match said.availability {
-                        Availability::Drain => Manner::Orderly,
-                        _ => Manner::Failed,
-                    };
-                    self.settle(old.clone(), new.clone(), manner);
+            let token = new.container.fence();
+            let mut is_left = false;
+            for old in copies.iter().filter(|old| old.container.fence() < token) {
+                is_left = true;
+                if !old.node.inventory.is_healthy() {
+                    // It is dealt with as one of a node that failed.
+                    continue;
                 }
+                let said = self.cluster.settings(&old.node.inventory.addr);
+                let manner = match said.availability {
+                    Availability::Drain => Manner::Orderly,
+                    _ => Manner::Failed,
+                };
+                self.settle(old.clone(), new.clone(), manner);
+            }
+            if is_left {
+                self.copied.insert(swarm_id);
             }
         }
     }
@@ -597,18 +828,20 @@ impl Desk {
         if !self.is_due(&place) || !new.node.inventory.is_healthy() {
             return;
         }
-        self.under_way.insert(place.clone());
+        self.under_way.insert(place.clone(), Work::Rest);
         let cluster = self.cluster.clone();
         let runs = plan::shall_run(&old, self.board().was_stopped(&place));
         self.jobs.spawn(async move {
             let ended = moving::settle(&cluster, &old, &new, runs, manner).await;
-            vec![(place, ended)]
+            Ended::Done(vec![(place, ended)])
         });
     }
 
-    async fn deal_with_failed(&mut self, snapshot: &Arc<Snapshot>) {
-        let failed = self.failed().await;
-        let reason = self.reason_to_halt(snapshot, failed.len()).await;
+    fn deal_with_failed(&mut self, snapshot: &Arc<Snapshot>) {
+        let failed = self.failed();
+        let Some(reason) = self.reason_to_halt(snapshot, failed.len()) else {
+            return;
+        };
         if self.halt(reason) {
             return;
         }
@@ -616,8 +849,9 @@ impl Desk {
             let addr = &node.inventory.addr;
             let mut plan = Plan::new(&node, snapshot, |place| self.board().was_stopped(place));
             if self.is_leased(addr) {
-                let is_fenced = |group: &mut Vec<Member>| group.iter().any(Member::is_fenced);
-                for member in plan.groups.extract_if(.., is_fenced).flatten() {
+                let is_fenced = |group: &mut Group| group.members.iter().any(Member::is_fenced);
+                let fenced = plan.groups.extract_if(.., is_fenced);
+                for member in fenced.flat_map(|group| group.members) {
                     let id = Arc::clone(&member.found.container.id);
                     plan.stay.push((id, LEASED.to_owned()));
                 }
@@ -636,7 +870,7 @@ impl Desk {
 
     /// Moves what may be moved away from nodes that are well and shall be empty.
     fn drain(&mut self, snapshot: &Arc<Snapshot>) {
-        let is_halted = self.board().notes().halted.is_some();
+        let halted = self.board().halted();
         for node in snapshot.nodes() {
             let addr = &node.inventory.addr;
             let availability = self.cluster.settings(addr).availability;
@@ -648,13 +882,20 @@ impl Desk {
             }
             self.draining.insert(addr.clone());
             // One group at a time.
-            let is_busy = self.under_way.iter().any(|(on, _)| on == addr);
-            if is_halted || is_busy {
+            let mut under_way = self.under_way.iter();
+            if under_way.any(|((on, _), work)| on == addr && *work == Work::Move) {
                 continue;
             }
             let mut plan = Plan::new(node, snapshot, |_| false);
+            if let Some(reason) = &halted {
+                let groups = std::mem::take(&mut plan.groups);
+                for member in groups.into_iter().flat_map(|group| group.members) {
+                    self.wait(place_of(&member.found), reason.as_str().into());
+                }
+                continue;
+            }
             plan.groups.retain(|group| {
-                let mut places = group.iter().map(|member| place_of(&member.found));
+                let mut places = group.members.iter().map(|member| place_of(&member.found));
                 places.all(|place| self.is_due(&place))
             });
             plan.groups.truncate(1);
@@ -664,21 +905,24 @@ impl Desk {
 
     /// Moves containers to better nodes, as ordered.
     fn shift(&mut self, snapshot: &Arc<Snapshot>) {
-        let ordered = std::mem::take(&mut self.board().notes().shifts);
-        for Ordered { shift, done } in ordered {
+        if let Some(reason) = self.board().halted() {
+            self.refuse_orders(&reason);
+            return;
+        }
+        for Ordered { shift, done } in self.board().take_orders() {
             let (addr, id) = &shift.place;
             let node = snapshot.node(addr);
             let node = node.filter(|node| node.inventory.is_healthy());
             // What may move is judged once more: it may have changed since.
             let plan = node.map(|node| Plan::new(node, snapshot, |_| false));
             let groups = plan.into_iter().flat_map(|plan| plan.groups);
-            let mut alone = groups.filter(|group| group.len() == 1);
-            let group = alone.find(|group| group[0].found.container.id == *id);
+            let mut alone = groups.filter(|group| group.members.len() == 1);
+            let group = alone.find(|group| group.members[0].found.container.id == *id);
             let (Some(group), true) = (group, self.is_due(&shift.place)) else {
                 let _ = done.send(Err("it may not be moved any more".to_owned()));
                 continue;
             };
-            self.under_way.insert(shift.place.clone());
+            self.under_way.insert(shift.place.clone(), Work::Move);
             let bounds = Bounds {
                 manner: Manner::Orderly,
                 failed: HashSet::new(),
@@ -694,13 +938,13 @@ impl Desk {
                 });
                 // Nobody waits for it where it is; a failure is told to who ordered the move.
                 let _ = done.send(failed.map_or(Ok(()), Err));
-                outcomes
+                Ended::Done(outcomes)
             });
         }
     }
 
     /// The nodes that were out of reach for the grace period, and did not answer just now.
-    async fn failed(&mut self) -> Vec<Arc<Node>> {
+    fn failed(&mut self) -> Vec<Arc<Node>> {
         let grace = self.options.grace;
         let failing = self
             .failing
@@ -724,29 +968,35 @@ impl Desk {
             })
             .map(|node| (node.inventory.addr.clone(), Arc::clone(node)))
             .collect();
-        let mut nodes: HashMap<_, _> = with_work.iter().cloned().collect();
-        // A node that is cut off takes its time not to answer: moves must not wait for that.
-        self.confirmed
-            .retain(|addr, at| nodes.contains_key(addr) && at.elapsed() < SAMPLE_LIFE);
-        let is_new = |addr: &EngineAddr| !self.confirmed.contains_key(addr);
-        let unsure = with_work.into_iter().filter(|(addr, _)| is_new(addr));
-        for (addr, answers) in ask(unsure.collect()).await {
-            if answers {
-                debug!(%addr, "engine answers again");
-                nodes.remove(&addr);
-            } else {
-                self.confirmed.insert(addr, Instant::now());
-            }
-        }
-        nodes.into_values().collect()
+        let nodes: BTreeMap<_, _> = with_work.into_iter().collect();
+        // A node that is cut off takes its time not to answer, and moves must not wait for that: what
+        // it said before counts until it says something else.
+        self.answers.retain(|addr, answer| {
+            nodes.contains_key(addr) && answer.asked_at.elapsed() < 2 * SAMPLE_LIFE
+        });
+        let is_old = |addr: &EngineAddr| {
+            let answer = self.answers.get(addr);
+            answer.is_none_or(|answer| answer.asked_at.elapsed() >= SAMPLE_LIFE)
+        };
+        let old = nodes.iter().filter(|(addr, _)| is_old(addr));
+        let old = old.map(|(addr, node)| (addr.clone(), Arc::clone(node)));
+        self.ask(old.collect());
+        let is_silent = |addr: &EngineAddr| {
+            let answer = self.answers.get(addr);
+            answer.is_some_and(|answer| answer.is_silent)
+        };
+        let silent = nodes.into_iter().filter(|(addr, _)| is_silent(addr));
+        silent.map(|(_, node)| node).collect()
     }
 
-    /// Why nothing may be moved, if so. Asks a part of the fleet when there is something to move.
-    async fn reason_to_halt(&mut self, snapshot: &Snapshot, failed: usize) -> Option<String> {
-        let silent = self
-            .departed
-            .values()
-            .filter(|departed| departed.silent_since.is_some());
+    /// Why nothing may be moved, if so; `None` while that is not known. Asks a part of the fleet when
+    /// there is something to move.
+    fn reason_to_halt(&mut self, snapshot: &Snapshot, failed: usize) -> Option<Option<String>> {
+        // Nodes that left long ago are no part of the fleet any more.
+        let silent = self.departed.values().filter(|departed| {
+            let since = departed.lost_since;
+            since.is_some_and(|since| since.elapsed() < VANISHED)
+        });
         let vanished = self
             .failing
             .values()
@@ -754,9 +1004,6 @@ impl Desk {
         let silent = silent.count();
         let vanished = vanished.count() + silent;
         let all = snapshot.validated().len() + silent;
-        if vanished == 0 {
-            return None;
-        }
         let limit = f64::from(self.options.max_failed_percent);
         let percent = |count: f64| count * 100.0 / all.max(1) as f64;
         let sentence = |vanished: f64| {
@@ -766,36 +1013,38 @@ impl Desk {
             )
         };
         if percent(vanished as f64) > limit {
-            return Some(sentence(vanished as f64));
+            return Some(Some(sentence(vanished as f64)));
         }
-        if failed == 0 {
-            return None;
+        if vanished == 0 || failed == 0 {
+            return Some(None);
         }
         let well = self.healthy.len() as f64;
-        let expected = vanished as f64 + self.sample(snapshot).await * well;
-        (percent(expected) > limit).then(|| sentence(expected))
+        let expected = vanished as f64 + self.sample(snapshot)? * well;
+        Some((percent(expected) > limit).then(|| sentence(expected)))
     }
 
-    /// The share of nodes that seem well and are silent now: nodes are not noticed to be out of
-    /// reach all at the same time.
-    async fn sample(&mut self, snapshot: &Snapshot) -> f64 {
-        if let Some((at, share)) = self.sampled
-            && at.elapsed() < SAMPLE_LIFE
-        {
-            return share;
+    /// The share of nodes that seem well and are silent now, as soon as it is known: nodes are not
+    /// noticed to be out of reach all at the same time.
+    fn sample(&mut self, snapshot: &Snapshot) -> Option<f64> {
+        let is_younger = |life: Duration, at: Instant| at.elapsed() < life;
+        let sampled = self.sampled;
+        if !sampled.is_some_and(|(at, _)| is_younger(SAMPLE_LIFE, at)) && !self.is_sampling {
+            self.is_sampling = true;
+            let well = snapshot.nodes().filter(|node| node.inventory.is_healthy());
+            let sample = well.sample(&mut rand::rng(), SAMPLE);
+            let sample: Vec<_> = sample
+                .into_iter()
+                .map(|node| (node.inventory.addr.clone(), Arc::clone(node)))
+                .collect();
+            self.jobs.spawn(async move {
+                let size = sample.len().max(1);
+                let answers = ask(sample).await;
+                let silent = answers.iter().filter(|(_, answers)| !answers).count();
+                Ended::Sampled(silent as f64 / size as f64)
+            });
         }
-        let well = snapshot.nodes().filter(|node| node.inventory.is_healthy());
-        let sample = well.sample(&mut rand::rng(), SAMPLE);
-        let sample: Vec<_> = sample
-            .into_iter()
-            .map(|node| (node.inventory.addr.clone(), Arc::clone(node)))
-            .collect();
-        let size = sample.len().max(1);
-        let answers = ask(sample).await;
-        let silent = answers.iter().filter(|(_, answers)| !answers).count();
-        let share = silent as f64 / size as f64;
-        self.sampled = Some((Instant::now(), share));
-        share
+        let (_, share) = sampled.filter(|(at, _)| is_younger(2 * SAMPLE_LIFE, *at))?;
+        Some(share)
     }
 
     /// Takes note of why nothing may be moved; returns whether nothing is to be moved now.
@@ -824,7 +1073,7 @@ impl Desk {
         for departed in self.departed.values_mut() {
             departed.silent_since = departed.silent_since.map(|_| now);
         }
-        self.confirmed.clear();
+        self.answers.clear();
     }
 
     fn carry_out(&mut self, node: &Arc<Node>, plan: Plan, manner: Manner) {
@@ -836,16 +1085,23 @@ impl Desk {
             self.settle(old, new, manner);
         }
         for group in plan.groups {
-            let room = self.options.max_moves.saturating_sub(self.under_way.len());
-            let places: Vec<Place> = group.iter().map(|member| place_of(&member.found)).collect();
-            // A group that is larger than the limit goes alone.
-            let fits = places.len() <= room || self.under_way.is_empty();
-            if !fits || !places.iter().all(|place| self.is_due(place)) {
+            let members = group.members.iter();
+            let places: Vec<Place> = members.map(|member| place_of(&member.found)).collect();
+            if !places.iter().all(|place| self.is_due(place)) {
                 continue;
+            }
+            let moves = self.under_way.values();
+            let moves = moves.filter(|work| **work == Work::Move).count();
+            // A group that is larger than the limit goes alone, and smaller ones do not overtake it.
+            let fits = moves == 0 || moves + places.len() <= self.options.max_moves;
+            if self.is_full || !fits {
+                self.is_full = true;
+                break;
             }
             let tried = places.iter().filter_map(|place| self.tries.get(place));
             let avoid: Vec<_> = tried.flat_map(|tried| tried.avoid.clone()).collect();
-            self.under_way.extend(places);
+            self.under_way
+                .extend(places.into_iter().map(|place| (place, Work::Move)));
             let bounds = Bounds {
                 manner,
                 failed: self.failing.keys().cloned().collect(),
@@ -853,18 +1109,36 @@ impl Desk {
                 only: None,
             };
             let cluster = self.cluster.clone();
-            self.jobs
-                .spawn(async move { moving::move_group(&cluster, &group, &bounds).await });
+            self.jobs.spawn(async move {
+                Ended::Done(moving::move_group(&cluster, &group, &bounds).await)
+            });
         }
     }
 
     /// Whether something may be done about a container now.
     fn is_due(&self, place: &Place) -> bool {
         let tried = self.tries.get(place);
-        !self.under_way.contains(place) && tried.is_none_or(|tried| tried.next_at <= Instant::now())
+        !self.under_way.contains_key(place)
+            && tried.is_none_or(|tried| tried.next_at <= Instant::now())
     }
 
-    fn take(&mut self, outcomes: Vec<Outcome>) {
+    fn take(&mut self, ended: Ended) {
+        self.plan_soon();
+        match ended {
+            Ended::Done(outcomes) => self.note_outcomes(outcomes),
+            Ended::Asked(answers) => {
+                for (addr, answers) in answers {
+                    self.note_answer(addr, answers);
+                }
+            }
+            Ended::Sampled(share) => {
+                self.is_sampling = false;
+                self.sampled = Some((Instant::now(), share));
+            }
+        }
+    }
+
+    fn note_outcomes(&mut self, outcomes: Vec<Outcome>) {
         for (place, outcome) in outcomes {
             self.under_way.remove(&place);
             match outcome {
@@ -894,7 +1168,12 @@ impl Desk {
         let wait = BACK_OFF.0.saturating_mul(1 << tried.count.min(16));
         tried.count = tried.count.saturating_add(1);
         tried.next_at = now + wait.min(BACK_OFF.1);
-        tried.avoid.extend(node);
+        if let Some(node) = node.filter(|node| !tried.avoid.contains(node)) {
+            if tried.avoid.len() >= MAX_AVOIDED {
+                tried.avoid.remove(0);
+            }
+            tried.avoid.push(node);
+        }
     }
 
     /// Tells why a container waits; returns whether that is new.

@@ -87,6 +87,8 @@ pub struct Specs {
     pub swarm: Option<SwarmMember>,
     /// Whether the engine shares its networks through a cluster store, as engines before 23 could.
     pub has_cluster_store: bool,
+    /// The volume drivers that the engine has.
+    pub volume_drivers: Vec<String>,
 }
 
 /// An engine's part in a swarm, as its `/info` tells it under `Swarm`.

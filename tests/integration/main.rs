@@ -10,6 +10,7 @@ mod hostile;
 mod kills;
 mod leases;
 mod memory;
+mod moves;
 mod objects;
 mod reload;
 mod reschedule;

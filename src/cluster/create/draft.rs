@@ -8,6 +8,7 @@ use tracing::warn;
 use super::{CreateError, CreateRequest, Instead, network};
 use crate::{
     cluster::{
+        placement::Bound,
         reschedule::Place,
         snapshot::{Node, Snapshot},
     },
@@ -19,7 +20,6 @@ use crate::{
         raw::{MemberError, RawObject},
     },
     model::{
-        address::EngineAddr,
         directive::{Directives, ID_LABEL, Kind},
         expression::{Expression, Operator, Softness},
     },
@@ -38,7 +38,7 @@ pub(super) struct Draft {
     pub request: Request,
     pub container: Arc<Container>,
     pub instead_of: Option<Place>,
-    pub only: Option<EngineAddr>,
+    pub only: Option<Bound>,
     pub wants_holder: bool,
 }
 
@@ -225,14 +225,19 @@ fn references(host_config: &HostConfig) -> Vec<Reference> {
         container: before_colon(link),
         text: format!("--link={link}"),
     });
-    let network = host_config
-        .network_mode
-        .strip_prefix("container:")
-        .map(|container| Reference {
+    let modes = [
+        ("net", &host_config.network_mode),
+        ("ipc", &host_config.ipc_mode),
+        ("pid", &host_config.pid_mode),
+    ];
+    let shared = modes.into_iter().filter_map(|(option, mode)| {
+        let container = mode.strip_prefix("container:")?;
+        Some(Reference {
             container: container.to_owned(),
-            text: format!("--net={}", host_config.network_mode),
-        });
-    volumes_from.chain(links).chain(network).collect()
+            text: format!("--{option}={mode}"),
+        })
+    });
+    volumes_from.chain(links).chain(shared).collect()
 }
 
 /// 64 random hexadecimal digits.
@@ -312,7 +317,8 @@ mod tests {
     fn dependencies_are_named_as_the_user_wrote_them() {
         let draft = draft(
             "",
-            r#"{"HostConfig":{"VolumesFrom":["a:ro"],"Links":["/b:foo"],"NetworkMode":"container:c"}}"#,
+            r#"{"HostConfig":{"VolumesFrom":["a:ro"],"Links":["/b:foo"],"NetworkMode":"container:c",
+                "IpcMode":"container:d","PidMode":"container:e"}}"#,
         );
         let texts: Vec<_> = draft
             .request
@@ -322,7 +328,13 @@ mod tests {
             .collect();
         assert_eq!(
             texts,
-            ["--volumes-from=a:ro", "--link=/b:foo", "--net=container:c"]
+            [
+                "--volumes-from=a:ro",
+                "--link=/b:foo",
+                "--net=container:c",
+                "--ipc=container:d",
+                "--pid=container:e"
+            ]
         );
     }
 

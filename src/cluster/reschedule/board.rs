@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 use super::{DEPARTED_LIFE, Place, movable};
 use crate::{
@@ -34,6 +37,7 @@ const MAX_TTL: Duration = Duration::from_secs(3600);
 #[derive(Default)]
 pub struct Board {
     notes: Mutex<Notes>,
+    changed: Notify,
 }
 
 /// A shift that somebody waits for.
@@ -56,7 +60,9 @@ pub(super) struct Notes {
     /// Containers that were made again elsewhere.
     pub superseded: HashMap<EngineAddr, Superseded>,
     /// Containers that shall go to better nodes.
-    pub shifts: Vec<Ordered>,
+    shifts: Vec<Ordered>,
+    /// Whether nobody looks at these notes any more.
+    is_closed: bool,
     /// Containers that agents stopped while they had no lease: when they ended, see
     /// [`FencedContainer`].
     pub fenced: HashMap<EngineAddr, HashMap<Arc<str>, Option<String>>>,
@@ -112,8 +118,11 @@ impl Board {
     pub(in crate::cluster) fn fenced(&self, addr: EngineAddr, containers: Vec<FencedContainer>) {
         let containers = containers.into_iter();
         let containers = containers.map(|one| (Arc::from(one.id), one.ended_at));
-        let mut notes = self.notes();
-        notes.fenced.entry(addr).or_default().extend(containers);
+        {
+            let mut notes = self.notes();
+            notes.fenced.entry(addr).or_default().extend(containers);
+        }
+        self.wake();
     }
 
     /// An agent asked for its lease of `ttl`, and was answered.
@@ -131,8 +140,35 @@ impl Board {
     /// Has a container moved to a better node; the answer comes when that is done or impossible.
     pub(in crate::cluster) fn order(&self, shift: Shift) -> oneshot::Receiver<Result<(), String>> {
         let (done, answer) = oneshot::channel();
-        self.notes().shifts.push(Ordered { shift, done });
+        {
+            let mut notes = self.notes();
+            if !notes.is_closed {
+                notes.shifts.push(Ordered { shift, done });
+            }
+        }
+        self.wake();
         answer
+    }
+
+    pub(super) fn take_orders(&self) -> Vec<Ordered> {
+        std::mem::take(&mut self.notes().shifts)
+    }
+
+    /// Nothing is ordered any more, and nothing comes of what was.
+    pub(super) fn close(&self) {
+        let mut notes = self.notes();
+        notes.is_closed = true;
+        notes.shifts.clear();
+    }
+
+    /// Something changed that the rescheduler has to look at.
+    pub(in crate::cluster) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits until something has changed.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// A node left discovery.
@@ -143,6 +179,8 @@ impl Board {
         if movable(&node.inventory.containers).next().is_some() {
             departed.insert(node.inventory.addr.clone(), (node, Instant::now()));
         }
+        drop(notes);
+        self.wake();
     }
 
     pub(super) fn supersede(&self, (addr, id): Place, name: String) {

@@ -5,37 +5,35 @@
 //! shows by comparing it with the old one.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
-use bytes::Bytes;
 use http::Method;
-use serde_json::json;
 use tracing::{info, warn};
 
-use super::{Failure, Outcome, place_of, plan::Member, remake::Remake};
+use super::{
+    Failure, Outcome, networks, place_of,
+    plan::{Group, Member},
+    remake::Remake,
+};
 use crate::{
     cluster::{
         Cluster,
         create::{CreateRequest, Instead},
+        placement::Bound,
         snapshot::{Found, Node},
     },
-    engine::{
-        client::{Client, ClientError, encode},
-        monitor::Refresh,
-        raw::RawObject,
-    },
+    engine::{client::ClientError, monitor::Refresh, raw::RawObject},
     model::{address::EngineAddr, directive::FENCE_LABEL, resource::Amount},
 };
 
 /// How containers leave a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// It failed: all that can be made again elsewhere is made.
+    /// It failed, and nothing is asked of it.
     Failed,
-    /// It is well, and so are they: a group moves as a whole or stays, and the old ones are stopped
-    /// once the new ones run.
+    /// It is well, and so are they: the old ones are stopped once the new ones run.
     Orderly,
 }
 
@@ -52,55 +50,103 @@ pub(super) struct Bounds {
 }
 
 /// Moves containers that hang together: all are made again and started, providers first, then the
-/// old ones go, providers last.
-pub(super) async fn move_group(
-    cluster: &Cluster,
-    group: &[Member],
-    bounds: &Bounds,
-) -> Vec<Outcome> {
-    let mut made = Vec::new();
-    let mut failure = None;
-    let mut companions = group.iter().skip(1).fold(Amount::default(), |sum, member| {
-        sum + member.found.container.reserved
-    });
-    for member in group {
-        match copy_one(cluster, member, companions, bounds).await {
-            Ok(new) => made.push((&member.found, new)),
-            Err(error) => {
-                failure = Some((&member.found, error));
-                break;
+/// old ones go, providers last. If one cannot be made none is.
+pub(super) async fn move_group(cluster: &Cluster, group: &Group, bounds: &Bounds) -> Vec<Outcome> {
+    match copy_all(cluster, group, bounds).await {
+        Ok(made) => {
+            let mut outcomes = Vec::new();
+            for (old, new) in made.into_iter().rev() {
+                finish(cluster, old, &new, bounds.manner).await;
+                outcomes.push((place_of(old), Ok(())));
             }
+            outcomes
         }
-        // The first one took the others to its node.
-        companions = Amount::default();
+        Err((culprit, failure)) => share(group, culprit, failure),
     }
-    if failure.is_some() && bounds.manner == Manner::Orderly {
-        for (_, new) in made.drain(..).rev() {
-            discard(cluster, &new).await;
-        }
-    }
-    let mut outcomes = Vec::new();
-    let mut left: Vec<_> = group.iter().map(|member| place_of(&member.found)).collect();
-    for (old, new) in made.into_iter().rev() {
-        let place = place_of(old);
-        left.retain(|other| *other != place);
-        finish(cluster, old, &new, bounds.manner).await;
-        outcomes.push((place, Ok(())));
-    }
-    let Some((culprit, failure)) = failure else {
-        return outcomes;
-    };
-    let name = culprit.container.name();
+}
+
+/// What one failure means for each of a group.
+fn share(group: &Group, culprit: &Found, failure: Failure) -> Vec<Outcome> {
     let reason = format!(
-        "{name}, which moves with it, cannot be moved: {}",
+        "{}, which moves with it, cannot be moved: {}",
+        culprit.container.name(),
         failure.reason
     );
     let culprit = place_of(culprit);
-    left.retain(|other| *other != culprit);
-    outcomes.push((culprit, Err(failure)));
-    let rest = left.into_iter();
-    outcomes.extend(rest.map(|place| (place, Err(Failure::new(reason.clone())))));
-    outcomes
+    let members = group.members.iter();
+    let outcomes = members.map(|member| {
+        let place = place_of(&member.found);
+        let failure = if place == culprit {
+            failure.clone()
+        } else {
+            Failure {
+                reason: reason.clone(),
+                node: failure.node.clone(),
+            }
+        };
+        (place, Err(failure))
+    });
+    outcomes.collect()
+}
+
+/// Makes copies of all, on one node, or of none.
+async fn copy_all<'a>(
+    cluster: &Cluster,
+    group: &'a Group,
+    bounds: &Bounds,
+) -> Result<Vec<(&'a Found, Found)>, (&'a Found, Failure)> {
+    let mut made: Vec<(&Found, Found)> = Vec::new();
+    let companions = group.members.iter().skip(1);
+    let mut companions = companions.fold(Amount::default(), |sum, member| {
+        sum + member.found.container.reserved
+    });
+    let mut only = bound_of(cluster, group, bounds);
+    for member in &group.members {
+        // The first one takes room for the others on its node.
+        let companions = std::mem::take(&mut companions);
+        match copy_one(cluster, member, companions, bounds, only.clone()).await {
+            Ok(new) => {
+                let addr = new.node.inventory.addr.clone();
+                let name = new.node.inventory.name();
+                only = Some(Bound {
+                    reason: format!("what it needs, or what needs it, is on {name} by now"),
+                    nodes: [addr].into(),
+                });
+                made.push((&member.found, new));
+            }
+            Err(mut failure) => {
+                if let Some((_, first)) = made.first() {
+                    let addr = &first.node.inventory.addr;
+                    failure.node.get_or_insert_with(|| addr.clone());
+                }
+                for (_, new) in made.drain(..).rev() {
+                    discard(cluster, &new).await;
+                }
+                return Err((&member.found, failure));
+            }
+        }
+    }
+    Ok(made)
+}
+
+/// The nodes that will do for a group, if not all do.
+fn bound_of(cluster: &Cluster, group: &Group, bounds: &Bounds) -> Option<Bound> {
+    let reach = group.reach(&cluster.snapshot());
+    let one = bounds.only.as_ref().or(group.follows.as_ref());
+    let Some(addr) = one else {
+        return reach;
+    };
+    let does_reach = |bound: &Bound| bound.nodes.contains(addr);
+    match reach {
+        Some(reach) if !does_reach(&reach) => Some(Bound {
+            nodes: BTreeSet::new(),
+            reason: reach.reason,
+        }),
+        _ => Some(Bound {
+            nodes: [addr.clone()].into(),
+            reason: format!("it has to go to {addr}"),
+        }),
+    }
 }
 
 /// Makes one container again, joins it to its networks, and starts it.
@@ -109,6 +155,7 @@ async fn copy_one(
     member: &Member,
     companions: Amount,
     bounds: &Bounds,
+    only: Option<Bound>,
 ) -> Result<Found, Failure> {
     let old = &member.found;
     let mut fence = member.fence;
@@ -124,17 +171,13 @@ async fn copy_one(
         }
         fence = fence.max(begun + 1);
     }
-    let remake = remake(cluster, old)?;
-    let networks: Vec<String> = remake
-        .networks
-        .iter()
-        .map(|(name, _)| name.clone())
-        .collect();
-    let body = fenced(remake.body, fence)?;
-    let body = free_addresses(cluster, old, body).await?;
+    let mut remake = remake(cluster, old)?;
+    networks::free_endpoints(cluster, old, bounds.manner, &mut remake).await?;
+    let networks = remake.networks.iter();
+    let networks = networks.map(|(name, _)| name.clone()).collect();
     let request = CreateRequest {
         name: old.container.name().to_owned(),
-        body,
+        body: fenced(remake.body, fence)?,
         version: None,
         query: String::new(),
         auth: None,
@@ -144,7 +187,7 @@ async fn copy_one(
         companions,
         networks,
         avoid: bounds.avoid.clone(),
-        only: bounds.only.clone(),
+        only,
     };
     let created = cluster.create_instead(request, instead).await;
     let created = created.map_err(|error| Failure::new(error.to_string()))?;
@@ -155,7 +198,7 @@ async fn copy_one(
     let Some(new) = cluster.snapshot().container(&id) else {
         return Err(Failure::new("its new engine does not show it".to_owned()));
     };
-    complete(cluster, old, &new, member.runs).await?;
+    complete(cluster, old, &new, remake.networks, member.runs).await?;
     Ok(new)
 }
 
@@ -167,21 +210,36 @@ pub(super) async fn settle(
     runs: bool,
     manner: Manner,
 ) -> Result<(), Failure> {
-    complete(cluster, old, new, runs).await?;
+    if !was_started(new) {
+        let networks = remake(cluster, old)?.networks;
+        complete(cluster, old, new, networks, runs).await?;
+    }
     finish(cluster, old, new, manner).await;
     Ok(())
 }
 
-/// Joins a copy to its networks and starts it, unless it was started before.
-async fn complete(cluster: &Cluster, old: &Found, new: &Found, runs: bool) -> Result<(), Failure> {
+fn was_started(new: &Found) -> bool {
+    let state = &new.container.state;
+    state.running || state.status != "created"
+}
+
+/// Joins a copy to its networks and starts it. One that is not in all of its networks is not
+/// started.
+async fn complete(
+    cluster: &Cluster,
+    old: &Found,
+    new: &Found,
+    networks: Vec<(String, RawObject)>,
+    runs: bool,
+) -> Result<(), Failure> {
     let client = &new.node.client;
     let id = &new.container.id;
-    if new.container.state.running || new.container.state.status != "created" {
-        return Ok(());
-    }
-    for (name, wishes) in remake(cluster, old)?.networks {
-        if !new.container.networks.contains_key(&name) {
-            join(client, id, &name, wishes).await;
+    for (name, wishes) in networks {
+        if !new.container.networks.contains_key(&name)
+            && let Err(error) = networks::join(new, &name, wishes).await
+        {
+            let what = format!("it cannot join the network {name}");
+            return Err(give_up(cluster, new, &what, &error).await);
         }
     }
     if runs {
@@ -191,7 +249,7 @@ async fn complete(cluster: &Cluster, old: &Found, new: &Found, runs: bool) -> Re
         );
         let path = format!("/containers/{id}/start");
         if let Err(error) = client.call(Method::POST, &path).await {
-            return Err(give_up(cluster, new, &error).await);
+            return Err(give_up(cluster, new, "it cannot be started", &error).await);
         }
     }
     let addr = &new.node.inventory.addr;
@@ -245,11 +303,11 @@ pub(super) async fn start_again(found: &Found) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A copy that cannot be started makes way for one on another node. An engine that cannot be asked
-/// keeps it: it may be running.
-async fn give_up(cluster: &Cluster, new: &Found, error: &ClientError) -> Failure {
+/// A copy that is of no use makes way for one on another node. An engine that cannot be asked keeps
+/// it: it may be running.
+async fn give_up(cluster: &Cluster, new: &Found, what: &str, error: &ClientError) -> Failure {
     let inventory = &new.node.inventory;
-    let reason = format!("it cannot be started on {}: {error}", inventory.name());
+    let reason = format!("{what} on {}: {error}", inventory.name());
     if error.is_contact_failure() {
         cluster.report_failure(&inventory.addr, error);
         return Failure::new(reason);
@@ -341,63 +399,4 @@ fn fenced(mut body: RawObject, fence: u64) -> Result<RawObject, Failure> {
     labels.insert(FENCE_LABEL.to_owned(), fence.to_string());
     body.set("Labels", &labels);
     Ok(body)
-}
-
-/// Takes the dead endpoint of a fixed address out of a network that other nodes have too; if that
-/// fails, the container gets another address.
-async fn free_addresses(
-    cluster: &Cluster,
-    old: &Found,
-    mut body: RawObject,
-) -> Result<RawObject, Failure> {
-    let odd = |error: crate::engine::raw::MemberError| Failure::new(error.to_string());
-    let mut config = body.object("NetworkingConfig").map_err(odd)?;
-    let endpoints: Option<BTreeMap<String, RawObject>> =
-        config.parsed("EndpointsConfig").map_err(odd)?;
-    let mut endpoints = endpoints.unwrap_or_default();
-    let snapshot = cluster.snapshot();
-    for (name, wishes) in &mut endpoints {
-        if wishes.get("IPAMConfig").is_none() {
-            continue;
-        }
-        let other = snapshot.nodes().find(|node| {
-            let mut networks = node.inventory.networks.iter();
-            node.inventory.is_healthy()
-                && networks.any(|network| network.name == *name && network.scope != "local")
-        });
-        let Some(other) = other else {
-            continue;
-        };
-        let what = json!({"Container": old.container.name(), "Force": true});
-        let path = format!("/networks/{}/disconnect", encode(name));
-        let freed = other.client.post(&path, what.to_string().into()).await;
-        if let Err(error) = freed {
-            warn!(network = name, %error, "the old address cannot be freed, taking another one");
-            wishes.remove("IPAMConfig");
-        }
-    }
-    if !endpoints.is_empty() {
-        config.set("EndpointsConfig", &endpoints);
-        body.set("NetworkingConfig", &config);
-    }
-    Ok(body)
-}
-
-/// Joins a container to a network, with another address if its own is not to be had.
-async fn join(client: &Client, id: &str, network: &str, mut wishes: RawObject) {
-    let path = format!("/networks/{}/connect", encode(network));
-    let document = |wishes: &RawObject| {
-        let mut document = RawObject::default();
-        document.set("Container", id);
-        document.set("EndpointConfig", wishes);
-        Bytes::from(document.to_bytes())
-    };
-    let mut joined = client.post(&path, document(&wishes)).await;
-    if joined.is_err() && wishes.get("IPAMConfig").is_some() {
-        wishes.remove("IPAMConfig");
-        joined = client.post(&path, document(&wishes)).await;
-    }
-    if let Err(error) = joined {
-        warn!(container = id, network, %error, "container cannot join a network that it was in");
-    }
 }

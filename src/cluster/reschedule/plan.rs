@@ -12,15 +12,21 @@ use serde::Deserialize;
 
 use super::{Place, movable};
 use crate::{
-    cluster::snapshot::{Found, Node, Snapshot},
+    cluster::{
+        placement::Bound,
+        snapshot::{Found, Node, Snapshot},
+    },
     engine::{
         inventory::{
-            Inventory,
+            Container, Inventory,
             container::{Mount, parse_time},
         },
         raw::null_as_default,
     },
-    model::directive::{Directives, ReschedulePolicy, Stateful},
+    model::{
+        address::EngineAddr,
+        directive::{Directives, ReschedulePolicy, Stateful},
+    },
 };
 
 /// Containers that ended this shortly before their node was lost were stopped with it. Engines
@@ -30,12 +36,40 @@ const SHUTDOWN: Duration = Duration::from_secs(30);
 /// What shall happen to the containers of a failed node that have a policy for it.
 #[derive(Default)]
 pub(in crate::cluster) struct Plan {
-    /// Those that go; each group in the order in which it has to be made.
-    pub groups: Vec<Vec<Member>>,
+    /// Those that go.
+    pub groups: Vec<Group>,
     /// Those of which there is a newer copy elsewhere, and the copy.
     pub done: Vec<(Found, Found)>,
     /// IDs of those that stay, with reasons.
     pub stay: Vec<(Arc<str>, String)>,
+}
+
+/// Containers that hang together.
+#[derive(Clone, Default)]
+pub(in crate::cluster) struct Group {
+    /// In the order in which they have to be made.
+    pub members: Vec<Member>,
+    /// Where those of them are that went before.
+    pub follows: Option<EngineAddr>,
+}
+
+impl Group {
+    /// The nodes where all of its data can be reached; `None` if it has none, or all will do.
+    pub(in crate::cluster) fn reach(&self, snapshot: &Snapshot) -> Option<Bound> {
+        let data: Vec<&Mount> = self.members.iter().flat_map(|one| &one.data).collect();
+        if data.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = data.iter().map(|mount| mount.name.as_str()).collect();
+        let nodes = snapshot.nodes().filter(|node| {
+            let reaches = |mount: &&Mount| shows(node, mount) || has_driver(node, &mount.driver);
+            data.iter().all(reaches)
+        });
+        Some(Bound {
+            nodes: nodes.map(|node| node.inventory.addr.clone()).collect(),
+            reason: format!("other nodes do not reach the volume {}", names.join(", ")),
+        })
+    }
 }
 
 impl Member {
@@ -55,6 +89,8 @@ pub(in crate::cluster) struct Member {
     pub fence: u64,
     /// Whether it shall run.
     pub runs: bool,
+    /// Its volumes that have to be reached from where it goes.
+    pub data: Vec<Mount>,
 }
 
 impl Plan {
@@ -67,6 +103,7 @@ impl Plan {
         let mut plan = Self::default();
         let mut going: BTreeMap<Arc<str>, Member> = BTreeMap::new();
         let mut staying: BTreeMap<Arc<str>, String> = BTreeMap::new();
+        let mut gone: BTreeMap<Arc<str>, EngineAddr> = BTreeMap::new();
         let inventory = &node.inventory;
         for container in movable(&inventory.containers) {
             let id = Arc::clone(&container.id);
@@ -75,7 +112,10 @@ impl Plan {
                 container: Arc::clone(container),
             };
             match judge(&found, snapshot) {
-                Verdict::Done(copy) => plan.done.push((found, copy)),
+                Verdict::Done(copy) => {
+                    gone.insert(id, copy.node.inventory.addr.clone());
+                    plan.done.push((found, copy));
+                }
                 Verdict::Stays(reason) => {
                     staying.insert(id, reason);
                 }
@@ -83,14 +123,22 @@ impl Plan {
                 Verdict::Goes(fence) => {
                     let place = (inventory.addr.clone(), Arc::clone(&id));
                     let runs = shall_run(&found, was_stopped(&place));
-                    let member = Member { found, fence, runs };
+                    let data = data_of(&found);
+                    let member = Member {
+                        found,
+                        fence,
+                        runs,
+                        data,
+                    };
                     going.insert(id, member);
                 }
             }
         }
-        let needs = needs(inventory, &going);
-        keep_with_providers(inventory, &needs, &mut going, &mut staying);
-        plan.groups = groups(going, &needs, &mut staying);
+        let went = plan.done.iter().map(|(old, _)| &old.container);
+        let goes = going.values().map(|member| &member.found.container);
+        let needs = needs(inventory, goes.chain(went));
+        keep_with_providers(inventory, &needs, &gone, &mut going, &mut staying);
+        plan.groups = groups(going, &needs, &gone, &mut staying);
         plan.stay = staying.into_iter().collect();
         plan
     }
@@ -118,16 +166,13 @@ fn judge(found: &Found, snapshot: &Snapshot) -> Verdict {
         );
     };
     let own = container.fence();
-    let mut newest = own;
-    for copy in snapshot.copies(swarm_id) {
-        if copy.container.fence() > own {
-            return Verdict::Done(copy);
-        }
-        newest = newest.max(copy.container.fence());
-    }
-    match left_behind(found, snapshot) {
-        Some(reason) => Verdict::Stays(reason),
-        None => Verdict::Goes(newest + 1),
+    let copies = snapshot.copies(swarm_id).into_iter();
+    let newest = copies.max_by_key(|copy| copy.container.fence());
+    let newer = newest.filter(|copy| copy.container.fence() > own);
+    match (newer, left_behind(found, snapshot)) {
+        (Some(copy), _) => Verdict::Done(copy),
+        (None, Some(reason)) => Verdict::Stays(reason),
+        (None, None) => Verdict::Goes(own + 1),
     }
 }
 
@@ -155,19 +200,43 @@ fn left_behind(found: &Found, snapshot: &Snapshot) -> Option<String> {
 
 /// Why a mount keeps its container on its node, if it does.
 fn stays_with(mount: &Mount, snapshot: &Snapshot) -> Option<String> {
-    let is_volume = mount.kind == "volume" || (mount.kind.is_empty() && !mount.name.is_empty());
     let is_elsewhere = || {
-        let nodes = snapshot.nodes().filter(|node| node.inventory.is_healthy());
-        let volumes = nodes.flat_map(|node| node.inventory.volumes.iter());
-        volumes.into_iter().any(|volume| {
-            let is_same = volume.name == mount.name && volume.driver == mount.driver;
-            is_same && volume.scope == "global"
-        })
+        let mut nodes = snapshot.nodes().filter(|node| node.inventory.is_healthy());
+        nodes.any(|node| shows(node, mount))
     };
-    if is_volume && is_elsewhere() {
+    if is_volume(mount) && is_elsewhere() {
         return None;
     }
     describe(mount).map(|what| format!("{what} is on its node alone"))
+}
+
+/// The volumes that have to be reached from where a container goes; none if it is told to go without.
+fn data_of(found: &Found) -> Vec<Mount> {
+    match Directives::policy_of(&found.container.labels) {
+        ReschedulePolicy::OnNodeFailure(moves) if moves.stateful == Stateful::Judge => {
+            let mounts = found.container.mounts.iter();
+            mounts.filter(|mount| is_volume(mount)).cloned().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn is_volume(mount: &Mount) -> bool {
+    mount.kind == "volume" || (mount.kind.is_empty() && !mount.name.is_empty())
+}
+
+/// Whether a node has a volume that other nodes have too.
+fn shows(node: &Node, mount: &Mount) -> bool {
+    let mut volumes = node.inventory.volumes.iter();
+    volumes.any(|volume| {
+        let is_same = volume.name == mount.name && volume.driver == mount.driver;
+        is_same && volume.scope == "global"
+    })
+}
+
+fn has_driver(node: &Node, driver: &str) -> bool {
+    let specs = node.inventory.specs.as_ref();
+    specs.is_some_and(|specs| specs.volume_drivers.iter().any(|name| name == driver))
 }
 
 /// What of a container's data is in a mount, if any.
@@ -222,14 +291,14 @@ struct Neighbours {
     pid_mode: String,
 }
 
-/// For each container that would go, the IDs of those on its node that it needs.
-fn needs(
+/// For each of some containers, the IDs of those on its node that it needs.
+fn needs<'a>(
     inventory: &Inventory,
-    going: &BTreeMap<Arc<str>, Member>,
+    containers: impl Iterator<Item = &'a Arc<Container>>,
 ) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
-    let needs = going.iter().map(|(id, member)| {
-        let document = &member.found.container.document;
-        let needs: Needs = serde_json::from_slice(document).unwrap_or_default();
+    let needs = containers.map(|container| {
+        let id = &container.id;
+        let needs: Needs = serde_json::from_slice(&container.document).unwrap_or_default();
         let host = needs.host_config;
         let modes = [&host.network_mode, &host.ipc_mode, &host.pid_mode];
         let modes = modes
@@ -267,10 +336,11 @@ pub(super) fn find(inventory: &Inventory, reference: &str) -> Option<Arc<str>> {
     Some(Arc::clone(&found.id))
 }
 
-/// Keeps those that need one that stays.
+/// Keeps those that need one that neither goes nor has gone.
 fn keep_with_providers(
     inventory: &Inventory,
     needs: &BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    gone: &BTreeMap<Arc<str>, EngineAddr>,
     going: &mut BTreeMap<Arc<str>, Member>,
     staying: &mut BTreeMap<Arc<str>, String>,
 ) {
@@ -281,7 +351,7 @@ fn keep_with_providers(
                 let missing = needs
                     .get(id)?
                     .iter()
-                    .find(|need| !going.contains_key(*need))?;
+                    .find(|need| !going.contains_key(*need) && !gone.contains_key(*need))?;
                 let name = inventory.containers.get(missing)?.name();
                 let reason = match staying.get(missing) {
                     Some(reason) => format!("it needs {name}, which stays: {reason}"),
@@ -300,15 +370,17 @@ fn keep_with_providers(
     }
 }
 
-/// Those that hang together, each group with providers first.
+/// Those that hang together, each group with providers first. Those that have gone are of their
+/// groups too, and say where these go.
 fn groups(
-    going: BTreeMap<Arc<str>, Member>,
+    mut going: BTreeMap<Arc<str>, Member>,
     needs: &BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    gone: &BTreeMap<Arc<str>, EngineAddr>,
     staying: &mut BTreeMap<Arc<str>, String>,
-) -> Vec<Vec<Member>> {
+) -> Vec<Group> {
     let mut graph = DiGraph::<Arc<str>, ()>::new();
     let mut indexes = BTreeMap::new();
-    for id in going.keys() {
+    for id in going.keys().chain(gone.keys()) {
         indexes.insert(Arc::clone(id), graph.add_node(Arc::clone(id)));
     }
     for (id, needed) in needs {
@@ -328,14 +400,17 @@ fn groups(
     for edge in graph.edge_references() {
         sets.union(edge.source().index(), edge.target().index());
     }
-    let mut groups: BTreeMap<usize, Vec<Member>> = BTreeMap::new();
+    let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
     for index in order {
-        if let Some(member) = going.get(&graph[index]) {
-            let set = sets.find(index.index());
-            groups.entry(set).or_default().push(member.clone());
+        let group = groups.entry(sets.find(index.index())).or_default();
+        let id = &graph[index];
+        group.members.extend(going.remove(id));
+        if let Some(addr) = gone.get(id) {
+            group.follows = Some(addr.clone());
         }
     }
-    groups.into_values().collect()
+    let groups = groups.into_values();
+    groups.filter(|group| !group.members.is_empty()).collect()
 }
 
 #[cfg(test)]

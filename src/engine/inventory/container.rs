@@ -167,6 +167,12 @@ pub struct HostConfig {
     /// `bridge`, `host`, `container:web`, a network's name.
     #[serde(deserialize_with = "null_as_default")]
     pub network_mode: String,
+    /// `private`, `host`, `container:web`.
+    #[serde(deserialize_with = "null_as_default")]
+    pub ipc_mode: String,
+    /// `host`, `container:web`.
+    #[serde(deserialize_with = "null_as_default")]
+    pub pid_mode: String,
     /// By container port, `80/tcp`.
     #[serde(deserialize_with = "null_as_default")]
     pub port_bindings: PortMap,

@@ -72,6 +72,7 @@ fn read(info: &RawObject, version: &RawObject, known: &Inventory) -> Result<Spec
         clock_delta_ms: clock_delta_ms(&text(info, "SystemTime")),
         swarm: swarm(info),
         has_cluster_store: !text(info, "ClusterStore").is_empty(),
+        volume_drivers: volume_drivers(info),
     };
     if specs.cpus == 0 || specs.memory_bytes == 0 {
         return Err(MonitorError::Unusable(format!(
@@ -83,6 +84,12 @@ fn read(info: &RawObject, version: &RawObject, known: &Inventory) -> Result<Spec
         labels: labels(info, &specs, &known.addr.to_string())?,
         ..specs
     })
+}
+
+/// What `/info` lists below `Plugins`.
+fn volume_drivers(info: &RawObject) -> Vec<String> {
+    let plugins = info.object("Plugins").unwrap_or_default();
+    plugins.parsed("Volume").ok().flatten().unwrap_or_default()
 }
 
 /// The engine's labels and the built-in ones; the latter win.

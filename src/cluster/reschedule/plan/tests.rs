@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     cluster::snapshot::tests::{cluster, node},
-    engine::inventory::{Container, container::State},
+    engine::inventory::container::State,
     model::directive::{FENCE_LABEL, Kind},
 };
 
@@ -45,8 +45,9 @@ fn plan(failed: Node, others: impl IntoIterator<Item = Node>) -> Plan {
     Plan::new(&failed, &snapshot, |_| false)
 }
 
-fn names(group: &[Member]) -> Vec<&str> {
+fn names(group: &Group) -> Vec<&str> {
     group
+        .members
         .iter()
         .map(|member| member.found.container.name())
         .collect()
@@ -165,7 +166,7 @@ async fn a_newer_copy_is_all_that_is_needed_and_an_older_one_is_not() {
     assert!(newer.groups.is_empty());
     assert_eq!(newer.done.len(), 1);
     let equal = plan(failed(&[("web", MOVES, json!({}))]), [copy("no number")]);
-    assert_eq!(equal.groups[0][0].fence, 1);
+    assert_eq!(equal.groups[0].members[0].fence, 1);
 }
 
 #[tokio::test]
@@ -196,4 +197,63 @@ async fn what_ended_just_before_its_engine_was_stopped_with_it() {
     assert!(runs("exited", 5, false));
     assert!(!runs("exited", 60, false));
     assert!(!runs("exited", 5, true));
+}
+
+#[tokio::test]
+async fn who_needs_what_has_gone_follows_it() {
+    let links = json!({"HostConfig": {"Links": ["/db:/web/db", "/cache:/web/cache"]}});
+    let mut there = node("n1", "127.0.0.1:2", &[("copy", &["db"], "swarm-db")]);
+    let mut inventory = Inventory::clone(&there.inventory);
+    let mut copy = Container::clone(&inventory.containers[&Arc::<str>::from("copy")]);
+    copy.labels.insert(FENCE_LABEL.to_owned(), "1".to_owned());
+    inventory.containers.insert("copy".into(), Arc::new(copy));
+    there.inventory = Arc::new(inventory);
+    let plan = plan(
+        failed(&[
+            ("web", MOVES, links),
+            ("db", MOVES, json!({})),
+            ("cache", MOVES, json!({})),
+        ]),
+        [there],
+    );
+    assert!(plan.stay.is_empty(), "{:?}", plan.stay);
+    assert_eq!(plan.groups.len(), 1);
+    assert_eq!(names(&plan.groups[0]), ["cache", "web"]);
+    let follows = plan.groups[0].follows.as_ref().map(ToString::to_string);
+    assert_eq!(follows.as_deref(), Some("127.0.0.1:2"));
+}
+
+#[tokio::test]
+async fn data_goes_where_it_can_be_reached() {
+    let mounts =
+        json!({"Mounts": [{"Type": "volume", "Name": "data", "Driver": "nfs", "RW": true}]});
+    let other = |name: &str, addr: &str, shows: bool, drivers: &[&str]| {
+        let mut other = node(name, addr, &[]);
+        let mut inventory = Inventory::clone(&other.inventory);
+        let mut specs = (**inventory.specs.as_ref().unwrap()).clone();
+        specs.volume_drivers = drivers.iter().map(|&name| name.to_owned()).collect();
+        inventory.specs = Some(Arc::new(specs));
+        if shows {
+            let volume = br#"{"Name":"data","Driver":"nfs","Scope":"global"}"#;
+            let volume = crate::engine::raw::RawObject::parse(volume).unwrap();
+            let volume = crate::engine::inventory::Volume::parse(volume);
+            inventory.volumes = Arc::new(vec![Arc::new(volume)]);
+        }
+        other.inventory = Arc::new(inventory);
+        other
+    };
+    let mut snapshot = cluster([
+        other("n1", "127.0.0.1:2", true, &["local"]),
+        other("n2", "127.0.0.1:3", false, &["local"]),
+        other("n3", "127.0.0.1:4", false, &["local", "nfs"]),
+    ]);
+    let failed = Arc::new(failed(&[("db", MOVES, mounts), ("web", MOVES, json!({}))]));
+    snapshot.put(Node::clone(&failed));
+    let plan = Plan::new(&failed, &snapshot, |_| false);
+    let mut reach = plan.groups.iter().map(|group| group.reach(&snapshot));
+    let bound = reach.find_map(|bound| bound).unwrap();
+    let nodes: Vec<_> = bound.nodes.iter().map(ToString::to_string).collect();
+    assert_eq!(nodes, ["127.0.0.1:2", "127.0.0.1:4"]);
+    assert_eq!(bound.reason, "other nodes do not reach the volume data");
+    assert_eq!(plan.groups.len(), 2);
 }
