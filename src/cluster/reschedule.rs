@@ -31,21 +31,19 @@
 //! running copies: containers on a node that is cut off go on running there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use chrono::TimeDelta;
-use futures_util::{StreamExt, stream};
-use http::Method;
-use imbl::ordmap::DiffItem;
-use rand::seq::IteratorRandom;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 mod board;
+mod copies;
+mod lost;
 mod moving;
 mod networks;
 pub(super) mod plan;
@@ -54,6 +52,7 @@ pub(super) mod remake;
 pub use self::board::{Board, Superseded};
 use self::{
     board::Ordered,
+    lost::{LEASE_INTERVAL, PROBE_INTERVAL, SAMPLE_LIFE},
     moving::{Bounds, Manner},
     plan::{Group, Member, Plan},
 };
@@ -65,11 +64,7 @@ use super::{
     snapshot::{Found, Node, Snapshot},
 };
 use crate::{
-    engine::{
-        client::ClientError,
-        inventory::{Container, container::State},
-        monitor::Refresh,
-    },
+    engine::{inventory::Container, monitor::Refresh},
     model::address::EngineAddr,
     store::{StoreError, agents::Lease},
 };
@@ -101,18 +96,6 @@ const REFILL: Duration = Duration::from_millis(50);
 /// Wait before a move that failed is tried again, doubling from the first to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How long an engine may take to answer when it is asked whether it is there.
-const PROBE: Duration = Duration::from_secs(2);
-
-/// How often the lease of a node that is out of reach is looked at.
-const LEASE_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How often a node that left discovery is asked.
-const PROBE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How long a node that left discovery and does not answer is remembered.
-const SILENT_LIFE: Duration = Duration::from_secs(24 * 3600);
-
 /// How long a node that left discovery and answers is asked whether it still does.
 const DEPARTED_LIFE: Duration = Duration::from_secs(3600);
 
@@ -120,20 +103,8 @@ const DEPARTED_LIFE: Duration = Duration::from_secs(3600);
 /// begins to lead, to be asked at all.
 const ABSENT_LIFE: TimeDelta = TimeDelta::hours(24);
 
-/// How many nodes that seem well are asked before anything is moved.
-const SAMPLE: usize = 64;
-
-/// How long such an answer counts before they are asked again, which it outlives.
-const SAMPLE_LIFE: Duration = Duration::from_secs(5);
-
 /// Most nodes that are remembered where a container could not be made.
 const MAX_AVOIDED: usize = 16;
-
-/// How long a node that is out of reach counts as one that vanished with others.
-const VANISHED: Duration = Duration::from_secs(600);
-
-/// How many containers are removed at once from nodes that are back.
-const CONCURRENT_REMOVALS: usize = 16;
 
 /// Why containers stay whose node may keep them running.
 const LEASED: &str = "the agent of its node has a lease, and may keep it running";
@@ -567,276 +538,6 @@ impl Desk {
         notes.fenced.retain(|addr, _| is_known(addr));
     }
 
-    /// A node that left discovery may be well, or may be the one that died.
-    fn ask_departed(&mut self) {
-        let is_due = |at: &Option<Instant>| at.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL);
-        let due: Vec<_> = self
-            .departed
-            .iter_mut()
-            .filter(|(_, departed)| is_due(&departed.asked_at))
-            .map(|(addr, departed)| {
-                departed.asked_at = Some(Instant::now());
-                (addr.clone(), Arc::clone(&departed.node))
-            })
-            .collect();
-        self.ask(due);
-        // One that stays away and well was taken out on purpose.
-        self.departed.retain(|_, departed| {
-            let life = match departed.silent_since {
-                Some(_) => SILENT_LIFE,
-                None => DEPARTED_LIFE,
-            };
-            departed.left_at.elapsed() < life
-        });
-    }
-
-    /// Has engines asked whether they are there, unless they are being asked.
-    fn ask(&mut self, mut nodes: Vec<(EngineAddr, Arc<Node>)>) {
-        nodes.retain(|(addr, _)| self.asking.insert(addr.clone()));
-        if !nodes.is_empty() {
-            self.jobs
-                .spawn(async move { Ended::Asked(ask(nodes).await) });
-        }
-    }
-
-    fn note_answer(&mut self, addr: EngineAddr, answers: bool) {
-        self.asking.remove(&addr);
-        let now = Instant::now();
-        if let Some(departed) = self.departed.get_mut(&addr) {
-            let before = departed.silent_since.is_some();
-            for since in [&mut departed.silent_since, &mut departed.lost_since] {
-                *since = match *since {
-                    _ if answers => None,
-                    since => since.or(Some(now)),
-                };
-            }
-            if before != departed.silent_since.is_some() {
-                self.plans_at = now;
-            }
-        }
-        if answers {
-            debug!(%addr, "engine answers");
-        }
-        let answer = Answer {
-            asked_at: now,
-            is_silent: !answers,
-        };
-        self.answers.insert(addr, answer);
-    }
-
-    /// Watches whether the agents of nodes that are out of reach renew their leases.
-    async fn look_at_leases(&mut self) {
-        let silent = self
-            .departed
-            .iter()
-            .filter(|(_, departed)| departed.silent_since.is_some());
-        let nodes: HashSet<EngineAddr> = self
-            .failing
-            .keys()
-            .chain(silent.map(|(addr, _)| addr))
-            .cloned()
-            .collect();
-        self.leases.retain(|addr, _| nodes.contains(addr));
-        let Some(memory) = self.cluster.memory().filter(|_| self.options.fencing) else {
-            return;
-        };
-        let begun_at = Instant::now();
-        let due = nodes.into_iter().filter(|addr| {
-            let seen = self.leases.get(addr);
-            seen.is_none_or(|seen| begun_at - seen.confirmed_at >= LEASE_INTERVAL)
-        });
-        let looks = due.map(|addr| async move {
-            let lease = memory.lease(&addr).await;
-            (addr, lease)
-        });
-        let looks = stream::iter(looks).buffer_unordered(SAMPLE);
-        let looks: Vec<_> = looks.collect().await;
-        for (addr, lease) in looks {
-            // While the store is away nothing is known, and nothing is moved.
-            let Ok(lease) = lease else { continue };
-            match self.leases.entry(addr) {
-                Entry::Occupied(mut seen) if seen.get().lease == lease => {
-                    seen.get_mut().confirmed_at = begun_at;
-                }
-                seen => {
-                    seen.insert_entry(Seen {
-                        lease,
-                        since: Instant::now(),
-                        confirmed_at: begun_at,
-                        was_leased: true,
-                    });
-                }
-            }
-        }
-        let addrs: Vec<EngineAddr> = self.leases.keys().cloned().collect();
-        for addr in addrs {
-            let is_leased = self.is_leased(&addr);
-            if let Some(seen) = self.leases.get_mut(&addr)
-                && std::mem::replace(&mut seen.was_leased, is_leased) != is_leased
-            {
-                self.plan_soon();
-            }
-        }
-    }
-
-    /// Whether a node's containers may be running for want of proof that its agent stopped them.
-    fn is_leased(&self, addr: &EngineAddr) -> bool {
-        if !self.options.fencing || self.cluster.memory().is_none() {
-            return false;
-        }
-        let Some(seen) = self.leases.get(addr) else {
-            return true;
-        };
-        let lease = seen.lease.as_ref().map(|lease| seen.since + lease.ttl);
-        // Whom this manager answered goes on by its answer, also where the store has no renewal.
-        let heard = self.board().notes().heard.get(addr).copied();
-        let Some(ends_at) = lease.max(heard) else {
-            return false;
-        };
-        seen.confirmed_at < ends_at + self.options.lease_margin
-    }
-
-    /// Starts what agents stopped while they had no lease, and nobody made again elsewhere.
-    fn start_fenced(&mut self, snapshot: &Snapshot) {
-        let fenced: Vec<(Place, Option<String>)> = {
-            let notes = self.board().notes();
-            let of_node = |(addr, ids): (&EngineAddr, &HashMap<Arc<str>, Option<String>>)| {
-                let addr = addr.clone();
-                let ids = ids.clone().into_iter();
-                ids.map(move |(id, ended_at)| ((addr.clone(), id), ended_at))
-            };
-            notes.fenced.iter().flat_map(of_node).collect()
-        };
-        for (place, ended_at) in fenced {
-            let (addr, id) = &place;
-            let node = snapshot
-                .node(addr)
-                .filter(|node| node.inventory.is_healthy());
-            let Some(node) = node else {
-                continue;
-            };
-            let found = node.inventory.containers.get(id).map(|container| Found {
-                node: Arc::clone(node),
-                container: Arc::clone(container),
-            });
-            let found = found.filter(|found| {
-                // Otherwise it has a copy that runs in its place, or somebody said what it shall do.
-                let state = &found.container.state;
-                let is_as_left = was_left_so(state, ended_at.as_deref());
-                is_as_left && !is_copied(found, snapshot) && !self.board().was_stopped(&place)
-            });
-            let Some(found) = found else {
-                self.board().settle_fenced(&place);
-                continue;
-            };
-            if self.is_due(&place) {
-                self.under_way.insert(place.clone(), Work::Rest);
-                let board = Arc::clone(&self.cluster.inner.board);
-                self.jobs.spawn(async move {
-                    let ended = moving::start_again(&found).await;
-                    if ended.is_ok() {
-                        // Once is enough, whatever becomes of it.
-                        board.settle_fenced(&place);
-                    }
-                    Ended::Done(vec![(place, ended)])
-                });
-            }
-        }
-    }
-
-    /// Removes containers that were made again elsewhere from nodes that are back.
-    fn remove_superseded(&mut self, snapshot: &Snapshot) {
-        let board = self.board();
-        let known: Vec<EngineAddr> = board.notes().superseded.keys().cloned().collect();
-        for addr in known {
-            let Some(node) = snapshot.node(&addr) else {
-                continue;
-            };
-            let ids: Vec<_> = self
-                .board()
-                .superseded_on(&addr)
-                .into_keys()
-                .filter(|id| self.is_due(&(addr.clone(), Arc::clone(id))))
-                .collect();
-            if !node.inventory.is_healthy() || ids.is_empty() {
-                continue;
-            }
-            let places = ids.iter().map(|id| (addr.clone(), Arc::clone(id)));
-            self.under_way
-                .extend(places.map(|place| (place, Work::Rest)));
-            let (cluster, node) = (self.cluster.clone(), Arc::clone(node));
-            self.jobs.spawn(async move {
-                let removed = stream::iter(ids)
-                    .map(|id| moving::remove_old(&cluster, &node, id))
-                    .buffer_unordered(CONCURRENT_REMOVALS)
-                    .collect();
-                Ended::Done(removed.await)
-            });
-        }
-    }
-
-    /// Looks among the containers that a node has and did not have before for copies that met.
-    fn look_for_copies(&mut self, snapshot: &Snapshot, node: &Arc<Node>, before: Option<&Node>) {
-        if before.is_some_and(|before| Arc::ptr_eq(&before.inventory, &node.inventory)) {
-            return;
-        }
-        let known = before.map(|before| before.inventory.containers.clone());
-        let known = known.unwrap_or_default();
-        for change in known.diff(&node.inventory.containers) {
-            if let DiffItem::Add(_, container) = change
-                && let Some(swarm_id) = &container.swarm_id
-                && snapshot.copies(swarm_id).len() > 1
-            {
-                self.copied.insert(Arc::clone(swarm_id));
-            }
-        }
-    }
-
-    /// Has copies sorted out that met: a node is back, or came up late with what was asked for, or a
-    /// move was interrupted.
-    fn settle_copies(&mut self, snapshot: &Arc<Snapshot>) {
-        for swarm_id in std::mem::take(&mut self.copied) {
-            let copies = snapshot.copies(&swarm_id);
-            let newest = copies.iter().max_by_key(|copy| copy.container.fence());
-            let Some(new) = newest.filter(|_| copies.len() > 1) else {
-                continue;
-            };
-            let token = new.container.fence();
-            let mut is_left = false;
-            for old in copies.iter().filter(|old| old.container.fence() < token) {
-                is_left = true;
-                if !old.node.inventory.is_healthy() {
-                    // It is dealt with as one of a node that failed.
-                    continue;
-                }
-                let said = self.cluster.settings(&old.node.inventory.addr);
-                let manner = match said.availability {
-                    Availability::Drain => Manner::Orderly,
-                    _ => Manner::Failed,
-                };
-                self.settle(old.clone(), new.clone(), manner);
-            }
-            if is_left {
-                self.copied.insert(swarm_id);
-            }
-        }
-    }
-
-    /// Ends what was begun: a newer copy is there.
-    fn settle(&mut self, old: Found, new: Found, manner: Manner) {
-        let place = place_of(&old);
-        if !self.is_due(&place) || !new.node.inventory.is_healthy() {
-            return;
-        }
-        self.under_way.insert(place.clone(), Work::Rest);
-        let cluster = self.cluster.clone();
-        let runs = plan::shall_run(&old, self.board().was_stopped(&place));
-        self.jobs.spawn(async move {
-            let ended = moving::settle(&cluster, &old, &new, runs, manner).await;
-            Ended::Done(vec![(place, ended)])
-        });
-    }
-
     fn deal_with_failed(&mut self, snapshot: &Arc<Snapshot>) {
         let failed = self.failed();
         let Some(reason) = self.reason_to_halt(snapshot, failed.len()) else {
@@ -941,139 +642,6 @@ impl Desk {
                 Ended::Done(outcomes)
             });
         }
-    }
-
-    /// The nodes that were out of reach for the grace period, and did not answer just now.
-    fn failed(&mut self) -> Vec<Arc<Node>> {
-        let grace = self.options.grace;
-        let failing = self
-            .failing
-            .values()
-            .filter(|failing| failing.since.elapsed() >= grace)
-            .map(|failing| &failing.node);
-        let departed = self
-            .departed
-            .values()
-            .filter(|departed| {
-                let silent = departed.silent_since;
-                silent.is_some_and(|since| since.elapsed() >= grace)
-            })
-            .map(|departed| &departed.node);
-        let with_work: Vec<_> = failing
-            .chain(departed)
-            .filter(|node| {
-                let addr = &node.inventory.addr;
-                movable(&node.inventory.containers)
-                    .any(|container| self.is_due(&(addr.clone(), Arc::clone(&container.id))))
-            })
-            .map(|node| (node.inventory.addr.clone(), Arc::clone(node)))
-            .collect();
-        let nodes: BTreeMap<_, _> = with_work.into_iter().collect();
-        // A node that is cut off takes its time not to answer, and moves must not wait for that: what
-        // it said before counts until it says something else.
-        self.answers.retain(|addr, answer| {
-            nodes.contains_key(addr) && answer.asked_at.elapsed() < 2 * SAMPLE_LIFE
-        });
-        let is_old = |addr: &EngineAddr| {
-            let answer = self.answers.get(addr);
-            answer.is_none_or(|answer| answer.asked_at.elapsed() >= SAMPLE_LIFE)
-        };
-        let old = nodes.iter().filter(|(addr, _)| is_old(addr));
-        let old = old.map(|(addr, node)| (addr.clone(), Arc::clone(node)));
-        self.ask(old.collect());
-        let is_silent = |addr: &EngineAddr| {
-            let answer = self.answers.get(addr);
-            answer.is_some_and(|answer| answer.is_silent)
-        };
-        let silent = nodes.into_iter().filter(|(addr, _)| is_silent(addr));
-        silent.map(|(_, node)| node).collect()
-    }
-
-    /// Why nothing may be moved, if so; `None` while that is not known. Asks a part of the fleet when
-    /// there is something to move.
-    fn reason_to_halt(&mut self, snapshot: &Snapshot, failed: usize) -> Option<Option<String>> {
-        // Nodes that left long ago are no part of the fleet any more.
-        let silent = self.departed.values().filter(|departed| {
-            let since = departed.lost_since;
-            since.is_some_and(|since| since.elapsed() < VANISHED)
-        });
-        let vanished = self
-            .failing
-            .values()
-            .filter(|failing| !failing.is_planned || failing.since.elapsed() < VANISHED);
-        let silent = silent.count();
-        let vanished = vanished.count() + silent;
-        let all = snapshot.validated().len() + silent;
-        let limit = f64::from(self.options.max_failed_percent);
-        let percent = |count: f64| count * 100.0 / all.max(1) as f64;
-        let sentence = |vanished: f64| {
-            format!(
-                "{vanished:.0} of {all} nodes are out of reach, more than {limit} %: nothing is rescheduled, \
-                 since it may be this manager that is cut off"
-            )
-        };
-        if percent(vanished as f64) > limit {
-            return Some(Some(sentence(vanished as f64)));
-        }
-        if vanished == 0 || failed == 0 {
-            return Some(None);
-        }
-        let well = self.healthy.len() as f64;
-        let expected = vanished as f64 + self.sample(snapshot)? * well;
-        Some((percent(expected) > limit).then(|| sentence(expected)))
-    }
-
-    /// The share of nodes that seem well and are silent now, as soon as it is known: nodes are not
-    /// noticed to be out of reach all at the same time.
-    fn sample(&mut self, snapshot: &Snapshot) -> Option<f64> {
-        let is_younger = |life: Duration, at: Instant| at.elapsed() < life;
-        let sampled = self.sampled;
-        if !sampled.is_some_and(|(at, _)| is_younger(SAMPLE_LIFE, at)) && !self.is_sampling {
-            self.is_sampling = true;
-            let well = snapshot.nodes().filter(|node| node.inventory.is_healthy());
-            let sample = well.sample(&mut rand::rng(), SAMPLE);
-            let sample: Vec<_> = sample
-                .into_iter()
-                .map(|node| (node.inventory.addr.clone(), Arc::clone(node)))
-                .collect();
-            self.jobs.spawn(async move {
-                let size = sample.len().max(1);
-                let answers = ask(sample).await;
-                let silent = answers.iter().filter(|(_, answers)| !answers).count();
-                Ended::Sampled(silent as f64 / size as f64)
-            });
-        }
-        let (_, share) = sampled.filter(|(at, _)| is_younger(2 * SAMPLE_LIFE, *at))?;
-        Some(share)
-    }
-
-    /// Takes note of why nothing may be moved; returns whether nothing is to be moved now.
-    fn halt(&mut self, reason: Option<String>) -> bool {
-        let before = std::mem::replace(&mut self.board().notes().halted, reason.clone());
-        match reason {
-            Some(ref reason) if before.is_none() => warn!("{reason}"),
-            None if before.is_some() => {
-                info!("rescheduling goes on");
-                self.begin_anew();
-                return true;
-            }
-            _ => {}
-        }
-        reason.is_some()
-    }
-
-    /// Gives nodes that have not failed yet the grace period from now on: those that were out of
-    /// reach together come back one after the other.
-    fn begin_anew(&mut self) {
-        let now = Instant::now();
-        let failing = self.failing.values_mut();
-        for failing in failing.filter(|failing| !failing.is_planned) {
-            failing.since = now;
-        }
-        for departed in self.departed.values_mut() {
-            departed.silent_since = departed.silent_since.map(|_| now);
-        }
-        self.answers.clear();
     }
 
     fn carry_out(&mut self, node: &Arc<Node>, plan: Plan, manner: Manner) {
@@ -1191,45 +759,12 @@ impl Desk {
     }
 }
 
-/// Asks engines whether they are there.
-async fn ask(nodes: Vec<(EngineAddr, Arc<Node>)>) -> Vec<(EngineAddr, bool)> {
-    stream::iter(nodes)
-        .map(|(addr, node)| async move {
-            let ping = node.client.call(Method::GET, "/_ping");
-            let answer = tokio::time::timeout(PROBE, ping).await;
-            // An engine that complains is there.
-            let answers = matches!(answer, Ok(Ok(_) | Err(ClientError::Engine { .. })));
-            (addr, answers)
-        })
-        .buffer_unordered(SAMPLE)
-        .collect()
-        .await
-}
-
 /// The containers that may have to be made again elsewhere.
 fn movable(
     containers: &imbl::OrdMap<Arc<str>, Arc<Container>>,
 ) -> impl Iterator<Item = &Arc<Container>> {
     let containers = containers.values();
     containers.filter(|container| !container.document.is_empty())
-}
-
-/// Whether there is a newer copy of a container.
-fn is_copied(found: &Found, snapshot: &Snapshot) -> bool {
-    let swarm_id = found.container.swarm_id.as_ref();
-    let copies = swarm_id.map_or_else(Vec::new, |id| snapshot.copies(id));
-    let own = found.container.fence();
-    copies.iter().any(|copy| copy.container.fence() > own)
-}
-
-/// Whether a container is as its node's agent left it, see
-/// [`FencedContainer`](crate::store::agents::FencedContainer).
-fn was_left_so(state: &State, ended_at: Option<&str>) -> bool {
-    match ended_at {
-        None => state.paused,
-        Some("") => !state.running,
-        Some(ended_at) => !state.running && state.finished_at == ended_at,
-    }
 }
 
 fn place_of(found: &Found) -> Place {
