@@ -25,7 +25,13 @@ impl Bed {
 
     /// The same over a given fleet.
     pub fn over(fleet: Fleet, options: &[&str]) -> Self {
-        let manager = Manager::start(&fleet, options);
+        let discovery = fleet.discovery();
+        Self::at(fleet, &discovery, options)
+    }
+
+    /// The same where the engines of the fleet are found at `discovery`.
+    pub fn at(fleet: Fleet, discovery: &str, options: &[&str]) -> Self {
+        let manager = Manager::start_at(discovery, options);
         for address in fleet.addresses() {
             manager.await_status(address, "Healthy");
         }

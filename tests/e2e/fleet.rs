@@ -106,6 +106,11 @@ impl Fleet {
         &self.addresses
     }
 
+    /// The list of all engines in view, as a manager takes it.
+    pub fn discovery(&self) -> String {
+        format!("nodes://{}", self.addresses.join(","))
+    }
+
     /// This machine's address on the fleet's bridge, where the engines reach it.
     pub fn gateway(&self) -> String {
         let (network, _) = self.addresses[0].rsplit_once('.').expect("an IPv4 address");
@@ -168,7 +173,13 @@ impl Fleet {
         call(&self.name, &["cut", &index.to_string()]);
     }
 
-    /// Puts the network link of engine `index` back.
+    /// Drops the packets of engine `index` that fit a rule of iptables, such as `INPUT -i eth0`.
+    pub fn drop_packets(&self, index: usize, rule: &[&str]) {
+        let index = index.to_string();
+        call(&self.name, &[&["drop", &index], rule].concat());
+    }
+
+    /// Puts the network link of engine `index` back, and drops no packets any more.
     pub fn mend(&self, index: usize) {
         call(&self.name, &["mend", &index.to_string()]);
     }

@@ -18,6 +18,8 @@ mod fleet;
 mod http;
 mod manager;
 mod memory;
+mod stage;
+mod watched;
 
 mod build;
 mod buildkit;
@@ -32,6 +34,7 @@ mod lifecycle;
 mod lists;
 mod mixed;
 mod networks;
+mod partition;
 mod placement;
 mod plugins;
 mod prune;

@@ -47,13 +47,18 @@ pub struct NodeStatus {
 impl Manager {
     /// Starts the daemon with `options` and returns once it listens.
     pub fn start(fleet: &Fleet, options: &[&str]) -> Self {
+        Self::start_at(&fleet.discovery(), options)
+    }
+
+    /// The same where the engines are found at `discovery`.
+    pub fn start_at(discovery: &str, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let log = directory.path().join("skep.log");
         let output = fs::File::create(&log).expect("the log file");
         let child = Command::new(env!("CARGO_BIN_EXE_skep"))
             .args(["manage", "-H", "tcp://127.0.0.1:0"])
             .args(options)
-            .arg(format!("nodes://{}", fleet.addresses().join(",")))
+            .arg(discovery)
             // One cache for all tests, so only the first one compiles the plugins.
             .env(
                 "XDG_CACHE_HOME",
