@@ -52,6 +52,7 @@ mod prune;
 mod pull;
 mod rebalance;
 mod system;
+mod tasks;
 pub mod tokens;
 mod versions;
 mod volumes;
@@ -245,6 +246,8 @@ pub async fn handle(context: &Arc<Context>, request: Request<Incoming>) -> Answe
             StatusCode::NOT_IMPLEMENTED,
             "nodes come and go with discovery: take the node out of it, or stop its agent",
         )),
+        Route::Tasks => tasks::list(context, &query),
+        Route::Task(id) => tasks::inspect(context, &id),
         Route::Rebalance => rebalance::rebalance(context, &query).await,
         Route::Explain => explain::explain(context, &query, request).await,
         Route::Tokens(rest) => tokens::answer(context, &rest, &query, request).await,

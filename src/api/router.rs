@@ -113,6 +113,10 @@ pub enum Route {
     Explain,
     /// `/v1/clusters/...`, with what follows
     Tokens(String),
+    /// `GET /tasks`
+    Tasks,
+    /// `GET /tasks/{id}`
+    Task(String),
     /// A route of swarm mode, which this cluster is not.
     SwarmMode,
     /// `OPTIONS` of anything
@@ -219,8 +223,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("POST", "swarm/unlock"),
     ("GET", "swarm/unlockkey"),
     ("POST", "swarm/update"),
-    ("GET", "tasks"),
-    ("GET", "tasks/*"),
+    ("GET", "tasks/*/logs"),
 ];
 
 /// What the routes of swarm mode begin with.
@@ -303,6 +306,8 @@ fn find(method: &Method, path: &str) -> Route {
             named(rest, "update").map_or_else(missing, Route::NodeUpdate)
         }
         ("nodes", id) if method == Method::DELETE && !id.is_empty() => Route::NodeRemove,
+        ("tasks", "") if get => Route::Tasks,
+        ("tasks", id) if get && !id.contains('/') => Route::Task(id.to_owned()),
         ("skep", rest) if post && rest.starts_with("agents/") => {
             let rest = &rest["agents/".len()..];
             named(rest, "lease")
@@ -538,6 +543,7 @@ mod tests {
         let push = "plugins/registry:5000/a/b/push";
         check(&Method::POST, &format!("/{push}"), None, &unsupported(push));
         check(&Method::GET, "/swarm", None, &Route::SwarmMode);
+        check(&Method::GET, "/tasks/web/logs", None, &Route::SwarmMode);
         check(&Method::GET, "/services/web/logs", None, &Route::SwarmMode);
         check(&Method::GET, "/swarm/nonsense", None, &Route::Unknown);
         check(&Method::PUT, "/info", None, &Route::Unknown);

@@ -39,6 +39,8 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// When that was said.
     pub updated_at: Option<DateTime<Utc>>,
+    /// Since when the node is known, as of the first time that something was said of it.
+    pub created_at: Option<DateTime<Utc>>,
 }
 
 /// Why the settings of a node were not changed.
@@ -59,6 +61,8 @@ pub enum UpdateError {
 #[derive(Default)]
 pub struct AllSettings {
     nodes: Mutex<HashMap<EngineAddr, Settings>>,
+    /// Since when those are known of which nothing was said.
+    seen: Mutex<HashMap<EngineAddr, DateTime<Utc>>>,
     /// Held by the one who changes them.
     changing: tokio::sync::Mutex<()>,
 }
@@ -67,6 +71,14 @@ impl AllSettings {
     /// What was said of a node.
     pub(super) fn of(&self, addr: &EngineAddr) -> Settings {
         self.nodes().get(addr).cloned().unwrap_or_default()
+    }
+
+    /// Since when a node is known that was heard of at `heard_at`; the answer stays the same.
+    fn known_since(&self, addr: &EngineAddr, heard_at: DateTime<Utc>) -> DateTime<Utc> {
+        self.of(addr).created_at.unwrap_or_else(|| {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            *seen.entry(addr.clone()).or_insert(heard_at)
+        })
     }
 
     pub(super) fn set(&self, addr: EngineAddr, settings: Settings) {
@@ -82,6 +94,12 @@ impl Cluster {
     /// What an operator said of a node.
     pub fn settings(&self, addr: &EngineAddr) -> Settings {
         self.inner.settings.of(addr)
+    }
+
+    /// Since when a node is known that was heard of at `heard_at`. Nothing that is said of it
+    /// later changes that; where nothing ever was, the next manager begins anew.
+    pub fn known_since(&self, addr: &EngineAddr, heard_at: DateTime<Utc>) -> DateTime<Utc> {
+        self.inner.settings.known_since(addr, heard_at)
     }
 
     /// Says something else of a node, if what was said before has this version. When this returns,
@@ -111,11 +129,13 @@ impl Cluster {
         if all.of(addr).version != version {
             return Err(UpdateError::OutOfSequence);
         }
+        let now = Utc::now();
         let settings = Settings {
             version: version + 1,
             availability,
             labels,
-            updated_at: Some(Utc::now()),
+            updated_at: Some(now),
+            created_at: Some(all.known_since(addr, now)),
         };
         if let Some(memory) = &self.inner.memory {
             memory.put_settings(addr, &settings).await?;

@@ -11,6 +11,7 @@ mod kills;
 mod leases;
 mod memory;
 mod moves;
+mod nodes;
 mod objects;
 mod reload;
 mod reschedule;

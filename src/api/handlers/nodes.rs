@@ -23,9 +23,21 @@ use crate::{
 /// The filters that the list knows.
 const KNOWN: [&str; 6] = ["id", "label", "membership", "name", "node.label", "role"];
 
+/// What the filters `role` and `membership` may be, in any case.
+const ROLES: [&str; 2] = ["worker", "manager"];
+const MEMBERSHIPS: [&str; 2] = ["accepted", "pending"];
+
 /// `GET /nodes`
 pub fn list(context: &Context, query: &Query) -> Answer {
     let filters = ListFilters::parse(query.get("filters"), &KNOWN)?;
+    for (name, values) in [("role", ROLES), ("membership", MEMBERSHIPS)] {
+        let is_known = |value: &String| is_one_of(value, &values);
+        if let Some(odd) = filters.get(name).iter().find(|value| !is_known(value)) {
+            return Err(ApiError::bad_request(format!(
+                "invalid {name} filter: '{odd}'"
+            )));
+        }
+    }
     let snapshot = context.cluster.snapshot();
     let nodes = snapshot.validated().into_iter().filter(|node| {
         let inventory = &node.inventory;
@@ -35,10 +47,10 @@ pub fn list(context: &Context, query: &Query) -> Answer {
         let engine_labels = own.map_or_else(BTreeMap::new, |specs| specs.labels.clone());
         filters.any("id", |value| id.starts_with(value))
             && filters.any("name", |value| inventory.name().starts_with(value))
-            && filters.any("role", |value| value == "worker")
-            && filters.any("membership", |value| value == "accepted")
-            && filters.labels("label", &engine_labels)
-            && filters.labels("node.label", &settings.labels)
+            && filters.any("role", |value| is_one_of(value, &["worker"]))
+            && filters.any("membership", |value| is_one_of(value, &["accepted"]))
+            && has_labels(filters.get("label"), &engine_labels)
+            && has_labels(filters.get("node.label"), &settings.labels)
     });
     let shown: Vec<Value> = nodes.map(|node| shown(context, &snapshot, node)).collect();
     Ok(json(&shown))
@@ -80,7 +92,10 @@ pub async fn update(
     };
     let role: String = spec.parsed("Role").map_err(bad)?.unwrap_or_default();
     if !["", "worker"].contains(&role.as_str()) {
-        let text = format!("a node of this cluster is a worker and cannot become a {role}");
+        let text = format!(
+            "a node of this cluster is a worker and cannot become a {role}: managers are started \
+             with `skep manage --replication`"
+        );
         return Err(ApiError::bad_request(text));
     }
     let node = find(&context.cluster.snapshot(), reference)?;
@@ -94,8 +109,21 @@ pub async fn update(
     Ok(Response::new(transport::empty()))
 }
 
+fn is_one_of(value: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| word.eq_ignore_ascii_case(value))
+}
+
+/// Whether all wanted labels are there. Unlike in other lists `key=` is the same as `key`.
+fn has_labels(wanted: &[String], labels: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|wanted| {
+        let (key, value) = wanted.split_once('=').unwrap_or((wanted, ""));
+        let own = labels.get(key);
+        own.is_some_and(|own| value.is_empty() || own == value)
+    })
+}
+
 /// The node that an ID, a name, an address, or the beginning of an ID means.
-fn find(snapshot: &Snapshot, reference: &str) -> Result<Arc<Node>, ApiError> {
+pub(super) fn find(snapshot: &Snapshot, reference: &str) -> Result<Arc<Node>, ApiError> {
     let all = snapshot.validated();
     let with = |fits: &dyn Fn(&Node) -> bool| -> Vec<&Arc<Node>> {
         all.iter().copied().filter(|node| fits(node)).collect()
@@ -124,7 +152,7 @@ fn find(snapshot: &Snapshot, reference: &str) -> Result<Arc<Node>, ApiError> {
 }
 
 /// The engine's ID; with its address if several engines claim the same.
-fn id_of(snapshot: &Snapshot, node: &Node) -> String {
+pub(super) fn id_of(snapshot: &Snapshot, node: &Node) -> String {
     let own = |node: &Node| node.inventory.specs.as_ref().map(|specs| specs.id.clone());
     let id = own(node).unwrap_or_default();
     let holders = snapshot
@@ -143,6 +171,7 @@ fn shown(context: &Context, snapshot: &Snapshot, node: &Node) -> Value {
         availability,
         labels,
         updated_at,
+        created_at: _,
     } = context.cluster.settings(&inventory.addr);
     let specs = inventory.specs.clone().unwrap_or_default();
     let total = inventory.total();
@@ -151,13 +180,13 @@ fn shown(context: &Context, snapshot: &Snapshot, node: &Node) -> Value {
         Status::Unhealthy => "down",
         Status::Pending | Status::Disconnected => "unknown",
     };
-    let updated_at = updated_at.unwrap_or_else(|| inventory.updated_at.into());
-    let updated_at = rfc3339(updated_at);
+    let heard_at: DateTime<Utc> = inventory.updated_at.into();
+    let created_at = context.cluster.known_since(&inventory.addr, heard_at);
     json!({
         "ID": id_of(snapshot, node),
         "Version": {"Index": version},
-        "CreatedAt": updated_at,
-        "UpdatedAt": updated_at,
+        "CreatedAt": rfc3339(created_at),
+        "UpdatedAt": rfc3339(updated_at.unwrap_or(created_at)),
         "Spec": {"Labels": labels, "Role": "worker", "Availability": availability},
         "Description": {
             "Hostname": inventory.name(),
@@ -198,6 +227,6 @@ fn message(context: &Context, node: &Node, availability: Availability) -> String
     }
 }
 
-fn rfc3339(time: DateTime<Utc>) -> String {
+pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Nanos, true)
 }
