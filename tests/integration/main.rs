@@ -9,6 +9,7 @@ mod faults;
 mod hostile;
 mod kills;
 mod leases;
+mod mass_failure;
 mod memory;
 mod moves;
 mod nodes;
