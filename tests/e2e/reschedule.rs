@@ -230,6 +230,22 @@ fn docker_node_shows_nodes_drains_them_and_gives_them_labels() {
         assert!(error.to_lowercase().contains("nobody"), "{error}");
         let error = bed.docker.refused(&["node", "rm", "node-1"]);
         assert!(error.contains("discovery"), "{error}");
+        let error = bed.docker.refused(&["node", "promote", "node-1"]);
+        assert!(error.contains("worker"), "{error}");
+        // It is none, and that is no error.
+        bed.docker.ok(&["node", "demote", "node-1"]);
+        let filtered = ["node", "ls", "-q", "--filter", "role=worker"];
+        assert_eq!(bed.docker.lines(&filtered).len(), 3);
+        let format = "{{.Name}} {{.Image}} {{.Node}} {{.DesiredState}} {{.CurrentState}}";
+        let tasks = bed
+            .docker
+            .lines(&["node", "ps", "--format", format, "node-1"]);
+        assert_eq!(tasks.len(), 2, "{tasks:?}");
+        for name in ["back.1", "labelled.1"] {
+            let start = format!("{name} busybox:latest node-1 Running Running ");
+            let is_shown = tasks.iter().any(|task| task.starts_with(&start));
+            assert!(is_shown, "{tasks:?}");
+        }
     });
 }
 
@@ -384,5 +400,48 @@ fn three_of_four_nodes_cut_off_move_nothing() {
     eventually("all is as it was", || {
         let is_quiet = !warnings().contains("out of reach");
         (bed.ps(&[]) == before && is_quiet).then_some(())
+    });
+}
+
+#[test]
+fn a_container_has_its_networks_again_where_nodes_have_them() {
+    let bed = Bed::new(&FAST_FAIL);
+    for node in ["node-1", "node-2"] {
+        for (name, subnet) in [("lan", "10.99.1.0/24"), ("back", "10.99.2.0/24")] {
+            let full = format!("{node}/{name}");
+            bed.docker.ok(&[
+                "network", "create", "-d", "bridge", "--subnet", subnet, &full,
+            ]);
+        }
+    }
+    bed.docker
+        .ok(&["network", "create", "-d", "bridge", "node-1/only"]);
+    let wish = ["-e", MOVES, "-e", "constraint:node==~node-1"];
+    let first = ["--net", "lan", "--ip", "10.99.1.50"];
+    let aliases = ["--network-alias", "www", "--network-alias", "front"];
+    bed.sleeper("web", &[&wish[..], &first, &aliases].concat());
+    assert_eq!(bed.node_of("web"), "node-1");
+    bed.docker
+        .ok(&["network", "connect", "--alias", "api", "node-1/back", "web"]);
+    bed.sleeper("bound", &[&wish[..], &["--net", "node-1/only"]].concat());
+
+    bed.fleet.kill(1);
+    await_moved(&bed, "web", "node-2");
+    let networks = bed.inspect_json("web")["NetworkSettings"]["Networks"].clone();
+    let aliases = |name: &str| networks[name]["Aliases"].to_string();
+    assert_eq!(networks["lan"]["IPAddress"], "10.99.1.50");
+    for alias in ["www", "front"] {
+        assert!(aliases("lan").contains(alias), "{networks}");
+    }
+    assert!(aliases("back").contains("api"), "{networks}");
+    let address = networks["back"]["IPAddress"].as_str().unwrap();
+    assert!(address.starts_with("10.99.2."), "{networks}");
+    let lookup = ["run", "--rm", "--net", "node-2/back", "busybox:latest"];
+    bed.docker
+        .ok(&[&lookup[..], &["ping", "-c", "1", "-W", "2", "api"]].concat());
+
+    eventually("inspect says why the other one stays", || {
+        let waiting = bed.inspect_json("bound")["Node"]["Waiting"].to_string();
+        waiting.contains("node-1").then_some(())
     });
 }
