@@ -33,9 +33,9 @@
 //! | 5 | `app` | everything: the one file where `cluster` and `plugin` meet |
 //! | 6 | `cli`, `main` | `config`, `app`, `telemetry`, `signal` |
 //!
-//! `volume` and `admin` are planned and not there yet.
+//! `admin` is planned and not there yet.
 //!
-//! Traits belong to their caller: [`scheduler::Filter`], [`scheduler::Strategy`],
+//! Traits belong to their caller: [`scheduler::Filter`], [`scheduler::Strategy`], [`volume::Driver`],
 //! [`discovery::Backend`]. `plugin` implements them from outside, so the scheduler never learns
 //! that WASM exists and is tested with plain Rust doubles. The SDK and the plugins never depend on
 //! this crate; the WIT files in `plugin-sdk/wit` are the only thing both sides share.
@@ -91,6 +91,7 @@ pub mod signal;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod volume;
 
 #[cfg(test)]
 mod layers;
