@@ -38,7 +38,7 @@ mod tunnel;
 
 pub use self::handlers::tokens::{Tokens, new_token};
 pub use self::primary::Options as PeerOptions;
-pub use self::server::{BindError, Listener, UnixSocket, bind, serve};
+pub use self::server::{BindError, Listener, bind, serve};
 
 /// The newest API version that is advertised, whatever the engines speak.
 pub const MAX_API_VERSION: (u32, u32) = (1, 51);

@@ -7,6 +7,7 @@ fn table() -> BTreeMap<&'static str, Vec<&'static str>> {
     let layers_0_to_2 = [
         "model",
         "signal",
+        "unix_socket",
         "config",
         "registry",
         "tls",
@@ -25,6 +26,7 @@ fn table() -> BTreeMap<&'static str, Vec<&'static str>> {
     BTreeMap::from([
         ("model", vec![]),
         ("signal", vec![]),
+        ("unix_socket", vec![]),
         ("config", vec!["model"]),
         ("registry", vec!["model", "config"]),
         ("tls", vec!["model", "config"]),
@@ -33,7 +35,7 @@ fn table() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("scheduler", vec!["model"]),
         ("discovery", vec!["model", "config", "tls"]),
         ("engine", vec!["model", "config", "registry", "tls"]),
-        ("volume", vec!["model", "config", "tls"]),
+        ("volume", vec!["model", "config", "tls", "unix_socket"]),
         ("cluster", layers_0_to_2.to_vec()),
         ("plugin", layers_0_to_2.to_vec()),
         ("api", with(&["cluster"])),

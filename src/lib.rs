@@ -25,9 +25,9 @@
 //!
 //! | layer | modules | may import |
 //! |---|---|---|
-//! | 0 | `model`, `signal` | nothing of ours |
+//! | 0 | `model`, `signal`, `unix_socket` | nothing of ours |
 //! | 1 | `config`, `registry`, `tls`, `telemetry` | `model` (all but `config` also `config`) |
-//! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `engine` also `registry`; `scheduler` only `model` |
+//! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `engine` also `registry`; `volume` also `unix_socket`; `scheduler` only `model` |
 //! | 3 | `cluster`, `plugin` | layers 0-2; never each other |
 //! | 4 | `api`, `admin`, `agent` | `api`, `admin`: layers 0-2 and `cluster`; `agent`: layers 0-2 |
 //! | 5 | `app` | everything: the one file where `cluster` and `plugin` meet |
@@ -91,6 +91,7 @@ pub mod signal;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod unix_socket;
 pub mod volume;
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ mod head;
 mod socket;
 
 use self::handshake::LogGate;
-pub use self::socket::{BindError, Listener, UnixSocket, bind};
+pub use self::socket::{BindError, Listener, bind};
 
 /// The longest head of a request.
 const MAX_HEAD_BYTES: usize = 64 * 1024;

@@ -1,22 +1,16 @@
 //! Sockets: bound before the daemon is ready, and for whom.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, Permissions},
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
-    },
-    path::{Path, PathBuf},
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
 };
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tracing::debug;
 
-use crate::{config::listen::ListenAddr, tls};
-
-/// Connections that the kernel holds for the daemon until it accepts them.
-const BACKLOG: i32 = 1024;
+use crate::{config::listen::ListenAddr, tls, unix_socket::UnixSocket};
 
 /// Who may use a Unix socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -36,15 +30,6 @@ pub enum Listener {
     Tls(TcpListener, tls::Server),
     /// A Unix socket.
     Unix(UnixSocket),
-}
-
-/// A Unix socket; its file goes with the value.
-#[derive(Debug)]
-pub struct UnixSocket {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file, which may have been replaced by somebody else's since.
-    file: (u64, u64),
 }
 
 /// Why a socket cannot be bound.
@@ -111,40 +96,7 @@ fn bind_tcp(address: &str) -> io::Result<TcpListener> {
 }
 
 fn bind_unix(path: &Path, group: Option<&str>) -> io::Result<UnixSocket> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "the path is taken by something that is no socket",
-            ));
-        }
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            // Whoever made it is gone.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path)?;
-            }
-            Ok(_) | Err(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    // Linux gives the file the socket's own mode, less the umask (unix(7) does not say so). Thus
-    // the file is its owner's alone from its first moment on, and no umask, which all threads
-    // share, has to be changed for it.
-    let socket = File::from(OwnedFd::from(socket));
-    socket.set_permissions(Permissions::from_mode(0o600))?;
-    let socket = socket2::Socket::from(OwnedFd::from(socket));
-    socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let made = fs::symlink_metadata(path)?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    let listener = std::os::unix::net::UnixListener::from(OwnedFd::from(socket));
-    let socket = UnixSocket {
-        listener: UnixListener::from_std(listener)?,
-        path: path.to_owned(),
-        file: (made.dev(), made.ino()),
-    };
+    let socket = UnixSocket::bind(path)?;
     give_to_group(path, group)?;
     fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
     Ok(socket)
@@ -177,54 +129,14 @@ fn group_id(groups: &str, name: &str) -> Option<u32> {
     })
 }
 
-impl UnixSocket {
-    /// The socket itself.
-    pub fn listener(&self) -> &UnixListener {
-        &self.listener
-    }
-
-    /// Where its file is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for UnixSocket {
-    fn drop(&mut self) {
-        let found = fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.file)
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            debug!(%error, path = %self.path.display(), "cannot remove the socket's file");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn bind_plain(address: &ListenAddr) -> Result<Listener, BindError> {
         bind(address, None, None)
-    }
-
-    #[tokio::test]
-    async fn only_a_socket_that_nobody_answers_on_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("skep.sock");
-        let address = ListenAddr::Unix(path.clone());
-
-        fs::write(&path, "precious").unwrap();
-        let error = bind_plain(&address).unwrap_err().to_string();
-        assert!(error.contains("no socket"), "{error}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-        fs::remove_file(&path).unwrap();
-
-        // One whose maker was killed.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let _first = bind_plain(&address).unwrap();
-        let error = bind_plain(&address).unwrap_err();
-        assert_eq!(error.cause.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
@@ -247,18 +159,6 @@ mod tests {
             "{error}"
         );
         assert!(!path.exists(), "a socket that nobody may use is left");
-    }
-
-    #[tokio::test]
-    async fn a_socket_that_took_the_path_since_is_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("skep.sock");
-        let listener = bind_plain(&ListenAddr::Unix(path.clone())).unwrap();
-        // Kept under another name, so that its inode is not given to the next one.
-        fs::rename(&path, directory.path().join("moved.sock")).unwrap();
-        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        drop(listener);
-        assert!(path.exists());
     }
 
     #[tokio::test]
