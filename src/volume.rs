@@ -16,6 +16,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use async_trait::async_trait;
 
+pub mod ledger;
+
 /// Where the volumes of a driver are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
