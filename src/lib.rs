@@ -57,6 +57,8 @@
 //!   down, and the creates that were under way when a manager died ([`cluster::memory`]).
 //! - A plugin can be wrong, slow, hungry, or malicious; the daemon stays up, answers, and says
 //!   which plugin failed. A filter that fails refuses the request, it is never skipped silently.
+//! - What a volume driver is about to do is written down before it is asked, so that nothing stays
+//!   mounted for nobody, whoever dies in the middle ([`volume::service`]).
 //! - Every wait ends: a deadline on each engine and plugin call; streams end with either peer or
 //!   at shutdown.
 //! - Errors are typed; only `api::error` knows HTTP statuses.

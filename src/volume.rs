@@ -7,6 +7,7 @@
 //! engine --HTTP, JSON--> socket --> service --Driver--> a plugin in its sandbox
 //!                                      |
 //!                                    ledger      who has what mounted, across restarts
+//!                                    turns       one call at a time for each volume
 //! ```
 //!
 //! A driver never hears of containers: the service counts who has a volume mounted, and asks the
@@ -17,6 +18,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 use async_trait::async_trait;
 
 pub mod ledger;
+pub mod service;
+mod turns;
+
+#[cfg(test)]
+mod double;
 
 /// Where the volumes of a driver are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
