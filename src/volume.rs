@@ -19,6 +19,7 @@ use async_trait::async_trait;
 
 pub mod ledger;
 pub mod service;
+pub mod socket;
 mod turns;
 
 #[cfg(test)]
