@@ -422,6 +422,7 @@ fn allow(config: &Config, from: &plugin_config::Allow) -> anyhow::Result<plugin:
             names: from.names.clone(),
             server: config.discovery.name_server(),
         },
+        driver: None,
     })
 }
 

@@ -26,6 +26,7 @@ mod section;
 pub mod size;
 pub mod store;
 pub mod tls;
+pub mod volume;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,7 @@ use crate::config::reschedule::Reschedule;
 use crate::config::scheduler::Scheduler;
 use crate::config::section::Section;
 use crate::config::store::{Access, Store, StoreUrl};
+use crate::config::volume::{Agent, VolumeDriver};
 use crate::model::servers::ServersUrl;
 
 /// Everything an operator can choose.
@@ -84,6 +86,10 @@ pub struct Config {
     pub plugin_host: PluginHost,
     /// Credentials for registries, by `host` or `host:port`.
     pub registries: BTreeMap<String, Credentials>,
+    /// What `skep join` does on its node.
+    pub agent: Agent,
+    /// The volume drivers of the node's engine, by name.
+    pub volume_drivers: BTreeMap<String, VolumeDriver>,
     // Invariant: holds every built-in, and every name that `scheduler` and `discovery` mention.
     plugins: BTreeMap<String, Plugin>,
 }
@@ -167,6 +173,7 @@ impl Config {
         discovery.url = discovery.url.map(|url| url.relative_to(base));
         let mut plugin_host = section.table("plugin-host", PluginHost::read);
         plugin_host.cache_dir = base.join(plugin_host.cache_dir);
+        let agent = section.table("agent", |agent| Agent::read(agent, base));
         Self {
             listen,
             grace_period: section.text("grace-period", default.grace_period, duration::parse),
@@ -183,6 +190,10 @@ impl Config {
             registries: section.table("registries", |registries| {
                 Credentials::read_all(registries, base)
             }),
+            volume_drivers: section.table("volume-drivers", |drivers| {
+                VolumeDriver::read_all(drivers, base, &agent)
+            }),
+            agent,
             plugins: section.table("plugins", |plugins| Plugin::read_all(plugins, base)),
         }
     }
@@ -331,14 +342,16 @@ impl Config {
     }
 
     fn missing_plugins(&self) -> Vec<String> {
-        self.plugins
-            .values()
-            .filter_map(|plugin| match &plugin.source {
-                Source::File(path) if !path.is_file() => Some(format!(
-                    "plugins.{}.path: no file `{}`",
-                    plugin.name,
-                    path.display()
-                )),
+        let plugins = self.plugins.values();
+        let plugins = plugins.map(|plugin| ("plugins", &plugin.name, &plugin.source));
+        let drivers = self.volume_drivers.values();
+        let drivers = drivers.map(|driver| ("volume-drivers", &driver.name, &driver.source));
+        let missing = plugins.chain(drivers);
+        missing
+            .filter_map(|(table, name, source)| match source {
+                Source::File(path) if !path.is_file() => {
+                    Some(format!("{table}.{name}.path: no file `{}`", path.display()))
+                }
                 _ => None,
             })
             .collect()
@@ -421,6 +434,8 @@ impl Default for Config {
             rebalance: Rebalance::default(),
             plugin_host: PluginHost::default(),
             registries: BTreeMap::new(),
+            agent: Agent::default(),
+            volume_drivers: BTreeMap::new(),
             plugins: plugin::builtins(),
         }
     }

@@ -1,9 +1,9 @@
 //! Runs the policies of the daemon: WebAssembly components in a sandbox.
 //!
 //! A [`Spec`] says where a plugin comes from, what it may use, and what happens when it fails. The
-//! [`Loader`] turns specs into filters, strategies, and discovery backends (the traits of
-//! [`scheduler`](crate::scheduler) and [`discovery`](crate::discovery)), whose callers never learn
-//! that WebAssembly exists:
+//! [`Loader`] turns specs into filters, strategies, discovery backends and volume drivers (the traits
+//! of [`scheduler`](crate::scheduler), [`discovery`](crate::discovery) and
+//! [`volume`](crate::volume)), whose callers never learn that WebAssembly exists:
 //!
 //! ```text
 //! Spec -> artifact (bytes, digest, component) -> cache (machine code) -> instance -> supervisor
@@ -38,15 +38,21 @@ mod instance;
 mod limits;
 mod loader;
 mod mirror;
+mod mounting;
 mod names;
 mod quota;
 mod rate;
+mod records;
+mod root;
 mod runtime;
 mod stores;
 mod strategy;
 mod supervisor;
+mod volume;
+mod waiting;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -56,7 +62,9 @@ pub use self::{
     http::HttpGrant,
     limits::{DEFAULT_TOTAL_MEMORY_BYTES, Limits},
     loader::{Loaded, Loader, Plugins},
+    mounting::MountsGrant,
     names::NamesGrant,
+    root::RootGrant,
     stores::StoreGrant,
 };
 
@@ -69,7 +77,7 @@ pub enum Kind {
     Strategy,
     /// Tells which engines exist.
     Discovery,
-    /// Says where volume data lives. Has no host side yet: loading one is refused.
+    /// Makes volumes and mounts them.
     Volume,
 }
 
@@ -126,6 +134,19 @@ pub struct Allow {
     pub http: HttpGrant,
     /// Names that it may look up.
     pub names: NamesGrant,
+    /// What a volume driver may do on its node.
+    pub driver: Option<DriverGrant>,
+}
+
+/// What a volume driver may do on its node.
+#[derive(Clone, Debug, Default)]
+pub struct DriverGrant {
+    /// Where its volumes are, and what may be mounted there.
+    pub root: RootGrant,
+    /// The directory for its records, which is made if need be.
+    pub records: PathBuf,
+    /// Files with secrets, by the names that the driver knows.
+    pub secrets: BTreeMap<String, PathBuf>,
 }
 
 impl Spec {
@@ -191,9 +212,6 @@ pub enum LoadFailure {
     /// It refuses its settings.
     #[error("refuses its settings: {0}")]
     Settings(String),
-    /// The daemon has no host side for this kind.
-    #[error("volume drivers have no host side yet; remove it from the configuration")]
-    NoHostSide,
     /// The WebAssembly runtime could not be set up.
     #[error("the WebAssembly runtime cannot be set up: {0}")]
     Runtime(String),

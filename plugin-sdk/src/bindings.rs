@@ -26,6 +26,8 @@ pub mod imports {
                 import skep:plugin/http@0.1.0;
                 import skep:plugin/names@0.1.0;
                 import skep:plugin/state@0.1.0;
+                import skep:plugin/secrets@0.1.0;
+                import skep:plugin/directories@0.1.0;
                 import skep:plugin/mounts@0.1.0;
             }
         ",

@@ -1,5 +1,5 @@
-//! What the daemon answers: which nodes hold what, the clock, random bytes, files, a store, other
-//! servers, names.
+//! What the daemon answers and does: which nodes hold what, the clock, random bytes, files, a store,
+//! other servers, names; for volume drivers records, secrets, directories and mounts.
 //!
 //! The answers about containers and images come from the daemon's indexes as of the call under
 //! way, with placements that are not finished yet. They cost one call for each question, whatever
@@ -170,7 +170,7 @@ pub fn release_key(lease: u64) -> Result<()> {
 }
 
 /// Sends a request to a server that the configuration names under `allow.http`, and returns the
-/// answer, of whatever status. Only discovery backends may.
+/// answer, of whatever status. Only discovery backends and volume drivers may.
 ///
 /// # Errors
 ///
@@ -199,6 +199,148 @@ pub fn addresses_of(name: &str) -> Result<(Vec<String>, Duration)> {
 pub fn services_of(name: &str) -> Result<(Vec<Service>, Duration)> {
     let (services, seconds) = answer::names::services(name)?;
     Ok((services, Duration::from_secs(seconds.into())))
+}
+
+/// Returns a record that this driver kept on this node. Only volume drivers may.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn record(key: &str) -> Result<Option<Vec<u8>>> {
+    answer::state::get(key)
+}
+
+/// Keeps a record on this node; it is there after a power failure. Keys have at most 255 bytes,
+/// records at most 1 MiB. Only volume drivers may.
+///
+/// # Errors
+///
+/// It is too large, or cannot be written: what was there before is there still.
+pub fn keep_record(key: &str, value: &[u8]) -> Result<()> {
+    answer::state::put(key, value)
+}
+
+/// Forgets a record, if it is there. Only volume drivers may.
+///
+/// # Errors
+///
+/// It cannot be deleted.
+pub fn forget_record(key: &str) -> Result<()> {
+    answer::state::delete(key)
+}
+
+/// Returns all records that this driver keeps on this node, ordered by key. Only volume drivers
+/// may.
+///
+/// # Errors
+///
+/// They cannot be read.
+pub fn records() -> Result<Vec<(String, Vec<u8>)>> {
+    let pairs = answer::state::list()?.into_iter();
+    Ok(pairs.map(|pair| (pair.key, pair.value)).collect())
+}
+
+/// Returns the content of a file that the configuration names under `secrets`. Only volume drivers
+/// may.
+///
+/// # Errors
+///
+/// There is no such name, or the file cannot be read.
+pub fn secret(name: &str) -> Result<String> {
+    answer::secrets::get(name)
+}
+
+/// Makes a directory below the driver's root with this mode and these owners, and returns whether
+/// it was not there. The directory above it must be there. Only volume drivers may.
+///
+/// # Errors
+///
+/// The path leads elsewhere, or it cannot be made.
+pub fn make_directory(path: &str, mode: u32, uid: u32, gid: u32) -> Result<bool> {
+    answer::directories::make(path, mode, uid, gid)
+}
+
+/// Removes a directory below the driver's root and all in it, if it is there; what is mounted in it
+/// is left alone, and then so is the directory. Only volume drivers may.
+///
+/// # Errors
+///
+/// The path leads elsewhere, or not all could be removed.
+pub fn remove_directory(path: &str) -> Result<()> {
+    answer::directories::remove(path)
+}
+
+/// Returns the names of the directories in one below the driver's root, sorted; `""` is the root.
+/// Only volume drivers may.
+///
+/// # Errors
+///
+/// The path leads elsewhere, or it cannot be read.
+pub fn directories(path: &str) -> Result<Vec<String>> {
+    answer::directories::list(path)
+}
+
+/// Copies a directory below the driver's root and all in it, sharing blocks where the file system
+/// can. Only volume drivers may.
+///
+/// # Errors
+///
+/// [`Error::Denied`](crate::Error::Denied) if the target is there; there is no part of a copy.
+pub fn copy_directory(source: &str, target: &str) -> Result<()> {
+    answer::directories::copy(source, target)
+}
+
+/// Gives a directory below the driver's root another path. Only volume drivers may.
+///
+/// # Errors
+///
+/// [`Error::Denied`](crate::Error::Denied) if the target is there.
+pub fn rename_directory(source: &str, target: &str) -> Result<()> {
+    answer::directories::rename(source, target)
+}
+
+/// Returns whether the driver's root is where a file system is mounted. Only volume drivers may.
+///
+/// # Errors
+///
+/// It cannot be told.
+pub fn root_is_mounted() -> Result<bool> {
+    answer::directories::root_is_mounted()
+}
+
+/// Mounts on a directory below the driver's root what the configuration allows, with options as
+/// mount(8) knows them. Nothing happens if the same is mounted there. Only volume drivers may.
+///
+/// # Errors
+///
+/// It is not allowed, or the system refuses.
+pub fn mount(kind: &str, source: &str, target: &str, options: &[String]) -> Result<()> {
+    answer::mounts::mount(kind, source, target, options)
+}
+
+/// Takes away what is mounted on a directory below the driver's root, if anything is. Only volume
+/// drivers may.
+///
+/// # Errors
+///
+/// Somebody uses it.
+pub fn unmount(target: &str) -> Result<()> {
+    answer::mounts::unmount(target)
+}
+
+/// Returns whether something is mounted on a directory below the driver's root. Only volume drivers
+/// may.
+///
+/// # Errors
+///
+/// It cannot be told.
+pub fn is_mounted(target: &str) -> Result<bool> {
+    answer::mounts::is_mounted(target)
+}
+
+/// Returns whether a container has a volume of this driver mounted. Only volume drivers may.
+pub fn in_use(volume: &str) -> bool {
+    answer::mounts::in_use(volume)
 }
 
 fn millis(time: Duration) -> u32 {

@@ -9,7 +9,7 @@
 //! | narrows the nodes a container may run on | [`Filter`] | [`export_filter!`] |
 //! | orders the nodes that are left | [`Strategy`] | [`export_strategy!`] |
 //! | tells which engines exist | [`Discovery`] | [`export_discovery!`] |
-//! | says where volume data lives | [`Volume`] | [`export_volume!`] |
+//! | makes volumes and mounts them | [`Volume`] | [`export_volume!`] |
 //!
 //! The README beside this crate walks through a whole plugin. What the SDK does for you:
 //!

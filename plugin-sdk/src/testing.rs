@@ -14,12 +14,12 @@ pub(crate) mod answer;
 mod fixture;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 
 pub use fixture::{
-    Container, NodeFixture, Outcome, addresses, node, nodes, rank, request, run_filter,
+    Container, NodeFixture, Outcome, addresses, attrs, node, nodes, rank, request, run_filter,
 };
 
 use crate::{Error, Result, host};
@@ -39,9 +39,37 @@ struct State {
     sent: Vec<host::Request>,
     addresses: BTreeMap<String, Vec<String>>,
     services: BTreeMap<String, Vec<host::Service>>,
+    records: BTreeMap<String, Vec<u8>>,
+    secrets: BTreeMap<String, String>,
+    root: Root,
     now_ms: u64,
     random: u64,
     log: Vec<String>,
+}
+
+/// The root of a volume driver as a test has it.
+#[derive(Debug, Default)]
+struct Root {
+    /// What the next change fails with.
+    error: Option<Error>,
+    is_mounted: bool,
+    /// Names of volumes.
+    in_use: BTreeSet<String>,
+    /// By path: mode and owners.
+    directories: BTreeMap<String, (u32, u32, u32)>,
+    /// By target: type, source and options.
+    mounts: BTreeMap<String, Mounted>,
+}
+
+/// What is mounted somewhere in a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// The type of file system.
+    pub kind: String,
+    /// What was mounted.
+    pub source: String,
+    /// As mount(8) knows them.
+    pub options: Vec<String>,
 }
 
 /// A store as a test has it.
@@ -197,6 +225,63 @@ impl Host {
     /// Gives a name SRV records.
     pub fn set_services(&self, name: &str, services: &[host::Service]) {
         self.with(|state| state.services.insert(name.to_owned(), services.to_vec()));
+    }
+
+    /// Returns the records that a driver keeps.
+    pub fn records(&self) -> Vec<(String, String)> {
+        self.with(|state| {
+            let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+            let records = state.records.iter();
+            records
+                .map(|(key, value)| (key.clone(), text(value)))
+                .collect()
+        })
+    }
+
+    /// Grants a secret.
+    pub fn set_secret(&self, name: &str, value: &str) {
+        self.with(|state| state.secrets.insert(name.to_owned(), value.to_owned()));
+    }
+
+    /// Makes the next change of a record, a directory or a mount fail.
+    pub fn fail_next_change(&self, error: Error) {
+        self.with(|state| state.root.error = Some(error));
+    }
+
+    /// Says whether the driver's root is where a file system is mounted.
+    pub fn set_root_is_mounted(&self, is_mounted: bool) {
+        self.with(|state| state.root.is_mounted = is_mounted);
+    }
+
+    /// Says whether a container has a volume mounted.
+    pub fn set_in_use(&self, volume: &str, is_used: bool) {
+        self.with(|state| match is_used {
+            true => state.root.in_use.insert(volume.to_owned()),
+            false => state.root.in_use.remove(volume),
+        });
+    }
+
+    /// Makes a directory below the driver's root, and those above it.
+    pub fn make_directory(&self, path: &str) {
+        self.with(|state| {
+            for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
+                let all = &mut state.root.directories;
+                all.entry(path[..end].to_owned()).or_insert((0o755, 0, 0));
+            }
+        });
+    }
+
+    /// Returns the directories below the driver's root, with mode and owners.
+    pub fn directories(&self) -> Vec<(String, (u32, u32, u32))> {
+        self.with(|state| {
+            let all = state.root.directories.iter();
+            all.map(|(path, made)| (path.clone(), *made)).collect()
+        })
+    }
+
+    /// Returns what is mounted on a directory below the driver's root.
+    pub fn mounted(&self, target: &str) -> Option<Mounted> {
+        self.with(|state| state.root.mounts.get(target).cloned())
     }
 
     /// Sets the clock, in milliseconds since 1970.

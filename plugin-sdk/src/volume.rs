@@ -1,52 +1,118 @@
-//! Plugins that say where volume data lives.
+//! Plugins that make volumes, on every node that runs `skep join`.
 //!
-//! The interface is fixed, but the daemon has no host side for it yet and refuses a volume driver
-//! with a clear error.
+//! The daemon speaks Docker's volume plugin protocol with the engine. It counts which containers
+//! have a volume mounted and keeps that across restarts, so a driver only says how a volume is
+//! made, mounted, unmounted and removed. What a driver may do it does through [`host`]: keep
+//! records, make directories below its root, and mount there what the configuration allows.
+//!
+//! [`host`]: crate::host
+
+pub mod directories;
+mod options;
+pub mod records;
+pub mod remote;
 
 use serde::de::DeserializeOwned;
 
-pub use crate::bindings::imports::skep::plugin::{mounts, state};
 pub use crate::bindings::plugin::exports::skep::plugin::plugin::{Description, Expressions, Feeds};
 pub use crate::bindings::volume::exports::skep::plugin::volume::{Capability, Info, Scope};
 
-use crate::{Attr, Result};
+pub use self::options::{Options, parse_size};
+use crate::{Attr, Error, Result, settings};
 
-/// Docker's volume plugin protocol, one function for each of its calls.
+/// Makes volumes and mounts them.
 ///
-/// Every function may fail with any [`Error`](crate::Error); Docker shows its text.
+/// The daemon runs as many instances as it needs at once and ends them when it likes, so nothing
+/// but the settings belongs into memory. Calls for one volume come one at a time. Any call may come again after one that failed or was cut off, also in
+/// a later life of the daemon, so what is done already is done well: creating a volume that is
+/// there, unmounting one that is not mounted, removing one that is gone. Docker shows the text of
+/// errors.
 pub trait Volume: Sized + 'static {
-    /// The plugin's table in `config.toml`; [`NoSettings`](crate::NoSettings) if it has none.
+    /// The driver's settings in `config.toml`; [`NoSettings`](crate::NoSettings) if it has none.
     type Settings: DeserializeOwned;
 
     /// JSON Schema of the settings, for documentation. Default: none.
     const SETTINGS_SCHEMA: Option<&'static str> = None;
 
+    /// Whether a volume is on one node, or the same on all of them.
+    const SCOPE: Scope;
+
     /// Makes the driver from its settings, once, when the daemon starts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`] if the settings make no sense: the daemon then does not start.
     fn new(settings: Self::Settings) -> Result<Self>;
 
-    /// Creates a volume with the options of `docker volume create -o`.
+    /// Makes a volume with the options of `docker volume create -o`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidRequest`] for options that make no sense, and whatever else went wrong.
     fn create(&mut self, name: &str, options: &[Attr]) -> Result<()>;
 
-    /// Removes a volume and its data.
+    /// Removes a volume that is not mounted, and its data if they are its own.
+    ///
+    /// # Errors
+    ///
+    /// It could not be removed, and is still there.
     fn remove(&mut self, name: &str) -> Result<()>;
 
-    /// Makes the volume usable by the container `id` and returns its path on the host.
-    fn mount(&mut self, name: &str, id: &str) -> Result<String>;
+    /// Makes the data of a volume reachable and returns where, below the driver's root.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no such volume, and whatever else went wrong.
+    fn mount(&mut self, name: &str) -> Result<String>;
 
-    /// Tells that the container `id` no longer uses the volume.
-    fn unmount(&mut self, name: &str, id: &str) -> Result<()>;
+    /// The last user of a volume is gone. Default: nothing is to be done.
+    ///
+    /// # Errors
+    ///
+    /// It is still mounted.
+    fn unmount(&mut self, name: &str) -> Result<()> {
+        let _ = name;
+        Ok(())
+    }
 
-    /// Returns where the volume is mounted, if it is.
-    fn path(&mut self, name: &str) -> Result<Option<String>>;
+    /// Returns where [`mount`](Volume::mount) makes the data reachable, if that is known before.
+    /// Default: it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Volume::get).
+    fn path(&mut self, name: &str) -> Result<Option<String>> {
+        let _ = name;
+        Ok(None)
+    }
 
     /// Returns what is known about one volume.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no such volume.
     fn get(&mut self, name: &str) -> Result<Info>;
 
     /// Returns all volumes.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be told at the moment.
     fn list(&mut self) -> Result<Vec<Info>>;
+}
 
-    /// Tells whether a volume exists on one node or on all of them.
-    fn capabilities(&self) -> Capability;
+/// Returns what there is to say of a volume of which only the name is known.
+pub fn named(name: impl Into<String>) -> Info {
+    Info {
+        name: name.into(),
+        created_at_ms: None,
+        status: Vec::new(),
+    }
+}
+
+/// Returns the error for a volume that is not there.
+pub fn no_such_volume(name: &str) -> Error {
+    Error::NotFound(format!("no such volume: {name}"))
 }
 
 /// Keeps the compiler from calling a plugin unused where nothing is exported.
@@ -106,6 +172,12 @@ macro_rules! export_volume {
             }
 
             impl kind::Guest for Exports {
+                fn capabilities() -> Capability {
+                    Capability {
+                        scope: <$driver as Volume>::SCOPE,
+                    }
+                }
+
                 fn create(name: String, options: Vec<Attr>) -> Result<()> {
                     driver(|driver| driver.create(&name, &options))
                 }
@@ -114,12 +186,12 @@ macro_rules! export_volume {
                     driver(|driver| driver.remove(&name))
                 }
 
-                fn mount(name: String, id: String) -> Result<String> {
-                    driver(|driver| driver.mount(&name, &id))
+                fn mount(name: String) -> Result<String> {
+                    driver(|driver| driver.mount(&name))
                 }
 
-                fn unmount(name: String, id: String) -> Result<()> {
-                    driver(|driver| driver.unmount(&name, &id))
+                fn unmount(name: String) -> Result<()> {
+                    driver(|driver| driver.unmount(&name))
                 }
 
                 fn path(name: String) -> Result<Option<String>> {
@@ -133,17 +205,19 @@ macro_rules! export_volume {
                 fn list() -> Result<Vec<Info>> {
                     driver(|driver| driver.list())
                 }
-
-                fn capabilities() -> Capability {
-                    DRIVER.with_borrow(|driver| match driver {
-                        Some(driver) => driver.capabilities(),
-                        None => panic!("the plugin was called before `configure`"),
-                    })
-                }
             }
 
     $crate::bindings::plugin::export!(Exports with_types_in $crate::bindings::plugin);
     $crate::bindings::volume::export!(Exports with_types_in $crate::bindings::volume);
         };
     };
+}
+
+/// Reads settings as the export macro does; for native tests of a driver.
+///
+/// # Errors
+///
+/// [`Error::InvalidConfig`] with the reason.
+pub fn configure<D: Volume>(json: &str) -> Result<D> {
+    D::new(settings::parse(json)?)
 }

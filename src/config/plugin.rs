@@ -75,7 +75,7 @@ pub enum PluginKind {
     Strategy,
     /// Says which engines exist.
     Discovery,
-    /// Places volume data; not supported yet.
+    /// Makes volumes and mounts them.
     Volume,
 }
 
@@ -120,16 +120,16 @@ pub struct Allow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Limits {
-    /// Longest one call may compute. Default: 100ms; discovery 1s.
+    /// Longest one call may compute. Default: 100ms; discovery and volumes 1s.
     #[serde(serialize_with = "duration::serialize")]
     pub call: Duration,
-    /// Longest time to describe and configure itself. Default: 5s; discovery 15s.
+    /// Longest time to describe and configure itself. Default: 5s; discovery and volumes 15s.
     #[serde(serialize_with = "duration::serialize")]
     pub startup: Duration,
-    /// Largest linear memory. Default: 128MiB; discovery 64MiB.
+    /// Largest linear memory. Default: 128MiB; discovery and volumes 64MiB.
     #[serde(rename = "memory", serialize_with = "size::serialize")]
     pub memory_bytes: u64,
-    /// Most bytes one call may return. Default: 8MiB; discovery 16MiB.
+    /// Most bytes one call may return. Default: 8MiB; discovery and volumes 16MiB.
     #[serde(rename = "output", serialize_with = "size::serialize")]
     pub output_bytes: u64,
     /// Most linear memories. Default: 8.
@@ -174,7 +174,10 @@ impl Plugin {
                 );
             }
             (_, Some(PluginKind::Volume)) => {
-                section.refuse("kind", "volume drivers are not supported yet");
+                section.refuse(
+                    "kind",
+                    format!("a volume driver belongs into [volume-drivers.{name}]"),
+                );
             }
             _ => {}
         }
@@ -272,7 +275,7 @@ impl Allow {
 }
 
 impl Limits {
-    fn read(section: &mut Section<'_, '_>, kind: PluginKind) -> Self {
+    pub(super) fn read(section: &mut Section<'_, '_>, kind: PluginKind) -> Self {
         let default = Self::of_kind(kind);
         Self {
             call: section.duration("call", default.call),
@@ -338,7 +341,7 @@ pub(super) fn parse_origin(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-fn parse_sha256(text: &str) -> Result<String, &'static str> {
+pub(super) fn parse_sha256(text: &str) -> Result<String, &'static str> {
     if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         Ok(text.to_ascii_lowercase())
     } else {
@@ -346,7 +349,7 @@ fn parse_sha256(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn table_to_json(table: &toml::Table) -> serde_json::Value {
+pub(super) fn table_to_json(table: &toml::Table) -> serde_json::Value {
     table
         .iter()
         .map(|(key, value)| (key.clone(), value_to_json(value)))

@@ -68,7 +68,7 @@ fn a_syntax_error_stands_alone() {
 fn refuses_what_does_not_fit_the_kind_of_plugin() {
     check(
         "[plugins.data]\nkind = \"volume\"\npath = \"x.wasm\"",
-        &["line 2: plugins.data.kind: volume drivers are not supported yet"],
+        &["line 2: plugins.data.kind: a volume driver belongs into [volume-drivers.data]"],
     );
     check(
         "[plugins.spread]\nkind = \"filter\"",

@@ -181,7 +181,17 @@ fn check_import(kind: Kind, import: &str) -> Result<(), LoadFailure> {
         Kind::Discovery => &[
             "types", "log", "clock", "random", "files", "store", "http", "names",
         ],
-        Kind::Volume => &["types", "log", "clock", "random", "state", "mounts"],
+        Kind::Volume => &[
+            "types",
+            "log",
+            "clock",
+            "random",
+            "http",
+            "state",
+            "secrets",
+            "directories",
+            "mounts",
+        ],
     };
     // Types alone bring no power: an export may use those of any interface.
     if allowed.contains(&interface) {

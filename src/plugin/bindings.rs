@@ -25,13 +25,13 @@ pub mod scheduling {
     });
 }
 
-/// Discovery backends: calls are asynchronous and may wait.
-pub mod discovery {
+/// Discovery backends and volume drivers: calls are asynchronous and may wait.
+pub mod waiting {
     wasmtime::component::bindgen!({
         path: "plugin-sdk/wit",
         inline: "
             package skep:host;
-            world discovery {
+            world waiting {
                 import skep:plugin/log@0.1.0;
                 import skep:plugin/clock@0.1.0;
                 import skep:plugin/random@0.1.0;
@@ -39,11 +39,16 @@ pub mod discovery {
                 import skep:plugin/store@0.1.0;
                 import skep:plugin/http@0.1.0;
                 import skep:plugin/names@0.1.0;
+                import skep:plugin/state@0.1.0;
+                import skep:plugin/secrets@0.1.0;
+                import skep:plugin/directories@0.1.0;
+                import skep:plugin/mounts@0.1.0;
                 export skep:plugin/plugin@0.1.0;
                 export skep:plugin/discovery@0.1.0;
+                export skep:plugin/volume@0.1.0;
             }
         ",
-        world: "skep:host/discovery",
+        world: "skep:host/waiting",
         with: {
             "skep:plugin/clock@0.1.0": super::scheduling::skep::plugin::clock,
             "skep:plugin/random@0.1.0": super::scheduling::skep::plugin::random,
@@ -53,6 +58,12 @@ pub mod discovery {
             "skep:plugin/store": async,
             "skep:plugin/http": async,
             "skep:plugin/names": async,
+            "skep:plugin/state": async,
+            "skep:plugin/secrets": async,
+            "skep:plugin/directories": async,
+            "skep:plugin/mounts.mount": async,
+            "skep:plugin/mounts.unmount": async,
+            "skep:plugin/mounts.is-mounted": async,
         },
         exports: { default: async },
     });

@@ -1,7 +1,7 @@
 //! The first-party plugins, embedded so that the binary alone makes a working daemon.
 
 /// Names and components, in the order of the default filter chain.
-const BUILTINS: [(&str, &[u8]); 15] = [
+const BUILTINS: [(&str, &[u8]); 21] = [
     builtin!("filter-health"),
     builtin!("filter-port"),
     builtin!("filter-containerslots"),
@@ -17,6 +17,12 @@ const BUILTINS: [(&str, &[u8]); 15] = [
     builtin!("discovery-kv"),
     builtin!("discovery-token"),
     builtin!("discovery-dns"),
+    builtin!("volume-local"),
+    builtin!("volume-tmpfs"),
+    builtin!("volume-nfs"),
+    builtin!("volume-cifs"),
+    builtin!("volume-shared"),
+    builtin!("volume-snapshot"),
 ];
 
 /// The bytes of a built-in component.

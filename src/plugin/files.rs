@@ -18,7 +18,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    bindings::discovery::skep::plugin::{
+    bindings::waiting::skep::plugin::{
         files::{Host as FilesHost, Stamp},
         types::Error,
     },

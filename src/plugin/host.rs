@@ -1,8 +1,8 @@
 //! What a guest can ask the daemon: log lines, the clock, random bytes, what runs where.
 //!
 //! One [`Host`] belongs to one instance. What a guest may import is decided when its linker is
-//! made (`loader`): a filter has no random bytes, and only discovery has files, stores, servers and
-//! names.
+//! made (`loader`): a filter has no random bytes, only discovery has files, stores and names, and
+//! only volume drivers have directories, mounts, records and secrets.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -15,18 +15,20 @@ use wasmtime::component::{HasData, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
-    bindings::discovery::skep::plugin::types as io,
     bindings::scheduling::skep::plugin::{
         clock, inventory,
         log::{self, Level},
         random, types,
     },
+    bindings::waiting::skep::plugin::types as io,
     fault::clip,
     grants::Grants,
     http::Http,
     names::Names,
     quota::Quota,
     rate::{LineGate, Verdict},
+    records::{Records, Secrets},
+    root::Root,
     stores::Keys,
 };
 use crate::{
@@ -95,6 +97,18 @@ impl Host {
 
     pub(super) fn granted_names(&self) -> Result<Names, io::Error> {
         self.granted("name", self.grants.names.as_ref())
+    }
+
+    pub(super) fn granted_root(&self) -> Result<Root, io::Error> {
+        self.granted("directory", self.grants.root.as_ref())
+    }
+
+    pub(super) fn granted_records(&self) -> Result<Records, io::Error> {
+        self.granted("record", self.grants.records.as_ref())
+    }
+
+    pub(super) fn granted_secrets(&self) -> Result<Secrets, io::Error> {
+        self.granted("secret", self.grants.secrets.as_ref())
     }
 
     fn granted<T: Clone>(&self, what: &str, grant: Option<&T>) -> Result<T, io::Error> {

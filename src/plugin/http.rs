@@ -14,7 +14,7 @@ use rustls::ClientConfig;
 use tokio::time::timeout;
 
 use super::{
-    bindings::discovery::skep::plugin::{
+    bindings::waiting::skep::plugin::{
         http::{Host as HttpHost, Request as Asked, Response},
         types::{Attr, Error},
     },

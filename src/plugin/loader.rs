@@ -1,4 +1,4 @@
-//! Makes filters, strategies, and backends out of specs.
+//! Makes filters, strategies, backends, and drivers out of specs.
 
 use std::{
     path::Path,
@@ -17,10 +17,10 @@ use wasmtime_wasi::{
 use super::{
     Kind, LoadError, LoadFailure, Spec,
     artifact::Artifact,
-    bindings::{discovery as io, scheduling},
+    bindings::{scheduling, waiting as bindings},
     cache::{self, Cache, Origin},
     convert,
-    discovery::{self, DiscoveryPlugin},
+    discovery::DiscoveryPlugin,
     filter::FilterPlugin,
     grants::Grants,
     host::{Host, OwnHost},
@@ -28,10 +28,13 @@ use super::{
     runtime::{Runtime, Ticking},
     strategy::StrategyPlugin,
     supervisor::{Clock, Supervisor},
+    volume::VolumePlugin,
+    waiting,
 };
 use crate::{
     discovery::Backend,
     scheduler::{Filter, Strategy},
+    volume::Driver,
 };
 
 /// Loads plugins. Cheap to keep; plugins live on without it.
@@ -50,6 +53,8 @@ pub struct Plugins {
     pub strategies: Vec<Box<dyn Strategy>>,
     /// Usually one.
     pub backends: Vec<Box<dyn Backend>>,
+    /// Each under a name of its own.
+    pub drivers: Vec<Arc<dyn Driver>>,
     /// One line for each plugin loaded, fallbacks included.
     pub report: Vec<Loaded>,
 }
@@ -70,6 +75,7 @@ enum Plugin {
     Filter(Box<dyn Filter>),
     Strategy(Box<dyn Strategy>),
     Discovery(Box<dyn Backend>),
+    Volume(Arc<dyn Driver>),
 }
 
 impl Loader {
@@ -132,6 +138,7 @@ impl Loader {
                 Plugin::Filter(filter) => plugins.filters.push(filter),
                 Plugin::Strategy(strategy) => plugins.strategies.push(strategy),
                 Plugin::Discovery(backend) => plugins.backends.push(backend),
+                Plugin::Volume(driver) => plugins.drivers.push(driver),
             }
             plugins.report.extend(report);
         }
@@ -144,7 +151,7 @@ impl Loader {
             Kind::Filter => Plugin::Filter(Box::new(self.filter(spec, &mut report)?)),
             Kind::Strategy => Plugin::Strategy(Box::new(self.strategy(spec, &mut report)?)),
             Kind::Discovery => Plugin::Discovery(Box::new(self.discovery(spec, &mut report)?)),
-            Kind::Volume => return Err(LoadError::new(spec, LoadFailure::NoHostSide)),
+            Kind::Volume => Plugin::Volume(Arc::new(self.volume(spec, &mut report)?)),
         };
         Ok((plugin, report))
     }
@@ -199,12 +206,33 @@ impl Loader {
         spec: &Spec,
         report: &mut Vec<Loaded>,
     ) -> Result<DiscoveryPlugin, LoadError> {
+        self.waiting(spec, report, link_discovery, |template| {
+            let mut plugin = DiscoveryPlugin::new(template);
+            async move {
+                plugin.try_start().await?;
+                Ok(plugin)
+            }
+        })
+    }
+
+    fn volume(&self, spec: &Spec, report: &mut Vec<Loaded>) -> Result<VolumePlugin, LoadError> {
+        self.waiting(spec, report, link_volume, VolumePlugin::try_start)
+    }
+
+    /// Loads and starts a plugin whose calls may wait.
+    fn waiting<G: Exports, P, F: Future<Output = Result<P, StartError>>>(
+        &self,
+        spec: &Spec,
+        report: &mut Vec<Loaded>,
+        link: impl FnOnce(&Component) -> Result<InstancePre<Host>, LoadFailure>,
+        start: impl FnOnce(waiting::Template<G>) -> F,
+    ) -> Result<P, LoadError> {
         let started = (self.clock)();
         let fail = |reason| LoadError::new(spec, reason);
-        let runtime = &self.runtime.discovery;
+        let runtime = &self.runtime.waiting;
         let (component, origin) = self.component(spec, runtime).map_err(fail)?;
-        let pre = link_discovery(&component).map_err(fail)?;
-        let template = discovery::Template::try_new(
+        let pre = link(&component).map_err(fail)?;
+        let template = waiting::Template::try_new(
             spec.name.as_str().into(),
             spec.limits,
             &spec.settings,
@@ -214,14 +242,13 @@ impl Loader {
             pre,
         )
         .map_err(|error| fail(LoadFailure::Interface(format!("{error:#}"))))?;
-        let mut plugin = DiscoveryPlugin::new(template);
         // The guest is started here so that refused settings stop the start of the daemon. The
         // loader's threads are not asynchronous workers, so they wait on a runtime of their own.
-        tokio::runtime::Builder::new_current_thread()
+        let plugin = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(|error| fail(LoadFailure::Runtime(error.to_string())))?
-            .block_on(plugin.try_start())
+            .block_on(start(template))
             .map_err(start_failure)
             .map_err(fail)?;
         self.reported(spec, origin, started, report);
@@ -319,17 +346,40 @@ fn forbid_waiting(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 fn link_discovery(component: &Component) -> Result<InstancePre<Host>, LoadFailure> {
-    use io::skep::plugin::{clock, files, http, log, names, random, store};
+    use bindings::skep::plugin::{files, names, store};
+
+    link_waiting(component, |linker| {
+        files::add_to_linker::<_, OwnHost>(linker, |host| host)?;
+        store::add_to_linker::<_, OwnHost>(linker, |host| host)?;
+        names::add_to_linker::<_, OwnHost>(linker, |host| host)
+    })
+}
+
+fn link_volume(component: &Component) -> Result<InstancePre<Host>, LoadFailure> {
+    use bindings::skep::plugin::{directories, mounts, secrets, state};
+
+    link_waiting(component, |linker| {
+        state::add_to_linker::<_, OwnHost>(linker, |host| host)?;
+        secrets::add_to_linker::<_, OwnHost>(linker, |host| host)?;
+        directories::add_to_linker::<_, OwnHost>(linker, |host| host)?;
+        mounts::add_to_linker::<_, OwnHost>(linker, |host| host)
+    })
+}
+
+/// Links what all plugins may import whose calls may wait, and what `own` adds.
+fn link_waiting(
+    component: &Component,
+    own: impl FnOnce(&mut Linker<Host>) -> wasmtime::Result<()>,
+) -> Result<InstancePre<Host>, LoadFailure> {
+    use bindings::skep::plugin::{clock, http, log, random};
 
     let mut linker = Linker::new(component.engine());
     let linked = (|| {
         log::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
         clock::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
         random::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
-        files::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
-        store::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
         http::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
-        names::add_to_linker::<_, OwnHost>(&mut linker, |host| host)?;
+        own(&mut linker)?;
         if needs_wasi(component) {
             wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         }

@@ -17,7 +17,7 @@ use hickory_resolver::{
 use tokio::sync::OnceCell;
 
 use super::{
-    bindings::discovery::skep::plugin::{
+    bindings::waiting::skep::plugin::{
         names::{Host as NamesHost, Service},
         types::Error,
     },

@@ -1,6 +1,6 @@
 //! The WebAssembly runtime: how guests are compiled and interrupted.
 //!
-//! There are two. Scheduling guests run to completion on the calling thread; discovery guests
+//! There are two. Scheduling guests run to completion on the calling thread; the others
 //! share asynchronous workers and yield at each tick. Both count time in ticks, made by a thread
 //! of their own: a busy worker pool must never stop the clock that interrupts guests.
 
@@ -18,8 +18,8 @@ use super::quota::Pool;
 pub(super) struct Runtime {
     /// For filters and strategies.
     pub(super) scheduling: Ticking,
-    /// For discovery backends.
-    pub(super) discovery: Ticking,
+    /// For discovery backends and volume drivers.
+    pub(super) waiting: Ticking,
     /// The memory of all guests.
     pub(super) pool: Pool,
 }
@@ -35,7 +35,7 @@ impl Runtime {
     pub(super) fn try_new(total_memory_bytes: usize) -> wasmtime::Result<Self> {
         Ok(Self {
             scheduling: Ticking::try_new("plugin-clock", Duration::from_millis(5))?,
-            discovery: Ticking::try_new("plugin-clock-io", Duration::from_millis(10))?,
+            waiting: Ticking::try_new("plugin-clock-io", Duration::from_millis(10))?,
             pool: Pool::new(total_memory_bytes),
         })
     }

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::{
-    bindings::discovery::skep::plugin::{
+    bindings::waiting::skep::plugin::{
         store::{Host as StoreHost, Pair},
         types::Error,
     },

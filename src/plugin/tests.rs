@@ -27,6 +27,7 @@ use crate::{
     },
 };
 
+mod drivers;
 mod unruly;
 
 const DEFAULT_FILTERS: [&str; 7] = [
@@ -376,7 +377,7 @@ fn a_plugin_that_cannot_be_loaded_says_why() {
     );
     check(
         spec(Kind::Volume, unruly),
-        "volume drivers have no host side yet",
+        "volume drivers have is a filter plugin, not a volume plugin",
     );
 }
 

@@ -280,3 +280,176 @@ pub(crate) mod inventory {
         containers(|container| container.host_mode_ports.iter().any(|other| other == port))
     }
 }
+
+/// Fails if a test wants the next change to fail.
+fn change<T>(call: impl FnOnce(&mut State) -> crate::Result<T>) -> crate::Result<T> {
+    with(|state| match state.root.error.take() {
+        Some(error) => Err(error),
+        None => call(state),
+    })
+}
+
+pub(crate) mod state {
+    use super::{change, with};
+    use crate::Result;
+    use crate::bindings::imports::skep::plugin::state::Pair;
+
+    pub(crate) fn get(key: &str) -> Result<Option<Vec<u8>>> {
+        with(|state| Ok(state.records.get(key).cloned()))
+    }
+
+    pub(crate) fn put(key: &str, value: &[u8]) -> Result<()> {
+        change(|state| {
+            state.records.insert(key.to_owned(), value.to_vec());
+            Ok(())
+        })
+    }
+
+    pub(crate) fn delete(key: &str) -> Result<()> {
+        change(|state| {
+            state.records.remove(key);
+            Ok(())
+        })
+    }
+
+    pub(crate) fn list() -> Result<Vec<Pair>> {
+        with(|state| {
+            let pairs = state.records.iter().map(|(key, value)| Pair {
+                key: key.clone(),
+                value: value.clone(),
+            });
+            Ok(pairs.collect())
+        })
+    }
+}
+
+pub(crate) mod secrets {
+    use super::with;
+    use crate::{Error, Result};
+
+    pub(crate) fn get(name: &str) -> Result<String> {
+        with(|state| {
+            let secret = state.secrets.get(name).cloned();
+            secret.ok_or_else(|| Error::NotFound(format!("no secret `{name}`")))
+        })
+    }
+}
+
+pub(crate) mod directories {
+    use super::{change, with};
+    use crate::{Error, Result};
+
+    fn is_in(path: &str, directory: &str) -> bool {
+        let rest = path.strip_prefix(directory);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    pub(crate) fn make(path: &str, mode: u32, uid: u32, gid: u32) -> Result<bool> {
+        change(|state| {
+            let all = &mut state.root.directories;
+            if let Some((above, _)) = path.rsplit_once('/')
+                && !all.contains_key(above)
+            {
+                return Err(Error::NotFound(format!("no directory `{above}`")));
+            }
+            let is_new = !all.contains_key(path);
+            if is_new {
+                all.insert(path.to_owned(), (mode, uid, gid));
+            }
+            Ok(is_new)
+        })
+    }
+
+    pub(crate) fn remove(path: &str) -> Result<()> {
+        change(|state| {
+            if state.root.mounts.keys().any(|target| is_in(target, path)) {
+                return Err(Error::Denied(format!("`{path}` is mounted")));
+            }
+            state.root.directories.retain(|own, _| !is_in(own, path));
+            Ok(())
+        })
+    }
+
+    pub(crate) fn list(path: &str) -> Result<Vec<String>> {
+        with(|state| {
+            let prefix = match path {
+                "" => String::new(),
+                path => format!("{path}/"),
+            };
+            let all = state.root.directories.keys();
+            let names = all.filter_map(|own| own.strip_prefix(&prefix));
+            let own = names.filter(|name| !name.contains('/'));
+            Ok(own.map(str::to_owned).collect())
+        })
+    }
+
+    pub(crate) fn copy(source: &str, target: &str) -> Result<()> {
+        change(|state| put(state, source, target, false))
+    }
+
+    pub(crate) fn rename(source: &str, target: &str) -> Result<()> {
+        change(|state| put(state, source, target, true))
+    }
+
+    pub(crate) fn root_is_mounted() -> Result<bool> {
+        with(|state| Ok(state.root.is_mounted))
+    }
+
+    fn put(state: &mut super::State, source: &str, target: &str, moves: bool) -> Result<()> {
+        let all = &mut state.root.directories;
+        if !all.contains_key(source) {
+            return Err(Error::NotFound(format!("no directory `{source}`")));
+        }
+        if all.contains_key(target) {
+            return Err(Error::Denied(format!("`{target}` is there")));
+        }
+        let own = all.iter().filter(|(path, _)| is_in(path, source));
+        let own: Vec<_> = own.map(|(path, made)| (path.clone(), *made)).collect();
+        for (path, made) in own {
+            all.insert(format!("{target}{}", &path[source.len()..]), made);
+            if moves {
+                all.remove(&path);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) mod mounts {
+    use super::{change, with};
+    use crate::testing::Mounted;
+    use crate::{Error, Result};
+
+    pub(crate) fn mount(kind: &str, source: &str, target: &str, options: &[String]) -> Result<()> {
+        change(|state| {
+            if !state.root.directories.contains_key(target) {
+                return Err(Error::NotFound(format!("no directory `{target}`")));
+            }
+            let wanted = Mounted {
+                kind: kind.to_owned(),
+                source: source.to_owned(),
+                options: options.to_vec(),
+            };
+            let there = state.root.mounts.entry(target.to_owned());
+            match *there.or_insert_with(|| wanted.clone()) == wanted {
+                true => Ok(()),
+                false => Err(Error::Denied("something else is mounted there".into())),
+            }
+        })
+    }
+
+    pub(crate) fn unmount(target: &str) -> Result<()> {
+        change(|state| {
+            state.root.mounts.remove(target);
+            Ok(())
+        })
+    }
+
+    pub(crate) fn in_use(volume: &str) -> bool {
+        with(|state| state.root.in_use.contains(volume))
+    }
+
+    pub(crate) fn is_mounted(target: &str) -> Result<bool> {
+        with(|state| Ok(state.root.mounts.contains_key(target)))
+    }
+}

@@ -265,3 +265,12 @@ impl Container {
         self
     }
 }
+
+/// Keys and values, as the options of a volume are given.
+pub fn attrs(pairs: &[(&str, &str)]) -> Vec<Attr> {
+    let attr = |(key, value): &(&str, &str)| Attr {
+        key: (*key).to_owned(),
+        value: (*value).to_owned(),
+    };
+    pairs.iter().map(attr).collect()
+}
