@@ -8,7 +8,7 @@ use super::{Answer, Context, engine_path, json};
 use crate::{
     api::{error::ApiError, fanout, query::Query},
     cluster::snapshot::Node,
-    engine::raw::RawObject,
+    engine::{inventory::resources::is_shared, raw::RawObject},
 };
 
 /// Members that are lists, one entry for each thing on a node.
@@ -87,8 +87,10 @@ fn show_node(member: &str, node: &Node, entry: &mut RawObject) -> Result<(), Api
         }
         "Volumes" => {
             let driver: Option<String> = entry.parsed("Driver")?;
+            let scope: Option<String> = entry.parsed("Scope")?;
             let name: Option<String> = entry.parsed("Name")?;
-            if let (Some("local"), Some(name)) = (driver.as_deref(), name) {
+            let is_shared = is_shared(&driver.unwrap_or_default(), &scope.unwrap_or_default());
+            if let Some(name) = name.filter(|_| !is_shared) {
                 entry.set("Name", &format!("{node}/{name}"));
             }
         }

@@ -58,7 +58,7 @@ impl Prunable {
             Self::Volumes => !inventory
                 .volumes
                 .iter()
-                .any(|volume| volume.name == name && volume.driver != "local"),
+                .any(|volume| volume.name == name && volume.is_shared()),
         }
     }
 }

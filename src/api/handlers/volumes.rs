@@ -23,7 +23,7 @@ pub mod change;
 /// The filters this list knows.
 const KNOWN: [&str; 5] = ["name", "label", "node", "driver", "dangling"];
 
-/// `GET /volumes`: a local volume is shown as `<node>/<name>`, one of a shared driver once, and all
+/// `GET /volumes`: a volume of one node is shown as `<node>/<name>`, one that is shared once, and all
 /// once by their bare names if Compose asks.
 pub fn list(context: &Context, query: &Query) -> Answer {
     let snapshot = context.cluster.snapshot();
@@ -40,7 +40,7 @@ pub fn list(context: &Context, query: &Query) -> Answer {
                 continue;
             }
             let mut entry = volume.entry.clone();
-            if volume.driver == "local" && !for_compose {
+            if !volume.is_shared() && !for_compose {
                 entry.set(
                     "Name",
                     &format!("{}/{}", node.inventory.name(), volume.name),

@@ -33,8 +33,8 @@ impl Snapshot {
         single(&self.networks_where(|_, network| network.id.starts_with(reference)))
     }
 
-    /// Resolves a volume reference, bare or behind its node: of several, one of a driver that is
-    /// not local, else one of a healthy node, else the first in the order of the nodes' names.
+    /// Resolves a volume reference, bare or behind its node: of several, one that all nodes
+    /// share, else one of a healthy node, else the first in the order of the nodes' names.
     ///
     /// A volume that is made without a node is on every node under one name, so the bare name has
     /// to find it again: whoever made it knows no other.
@@ -42,7 +42,7 @@ impl Snapshot {
         // The minimum is the first of equals, and the hits are in the order of the nodes' names.
         self.volumes(reference)
             .into_iter()
-            .min_by_key(|(node, volume)| (volume.driver == "local", !node.inventory.is_healthy()))
+            .min_by_key(|(node, volume)| (!volume.is_shared(), !node.inventory.is_healthy()))
     }
 
     /// Every volume that a reference means, bare or behind its node, with its node.

@@ -131,6 +131,12 @@ impl Network {
 }
 
 impl Volume {
+    /// Whether a volume of this name on another node is the same one. Engines before 1.12 do not
+    /// tell; then only the engine's own driver keeps volumes on one node.
+    pub fn is_shared(&self) -> bool {
+        is_shared(&self.driver, &self.scope)
+    }
+
     /// Reads a list entry.
     pub fn parse(entry: RawObject) -> Self {
         Self {
@@ -143,9 +149,31 @@ impl Volume {
     }
 }
 
+/// Whether volumes of a driver with this scope are the same on every node.
+pub fn is_shared(driver: &str, scope: &str) -> bool {
+    match scope {
+        "global" => true,
+        "local" => false,
+        _ => driver != "local",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_is_shared_by_its_scope() {
+        for (driver, scope, expected) in [
+            ("local", "local", false),
+            ("local", "", false),
+            ("snapshot", "local", false),
+            ("nfs", "global", true),
+            ("nfs", "", true),
+        ] {
+            assert_eq!(is_shared(driver, scope), expected, "{driver} {scope}");
+        }
+    }
 
     fn image(json: &str) -> Image {
         Image::parse(RawObject::parse(json.as_bytes()).unwrap())

@@ -85,7 +85,7 @@ pub async fn remove(context: &Context, version: Option<&str>, name: &str, query:
             nodes.join(", ")
         )));
     };
-    let is_shared = volume.driver != "local";
+    let is_shared = volume.is_shared();
     let path = format!("/volumes/{}", encode(&volume.name));
     let nodes = reachable.iter().map(|(node, _)| node.clone()).collect();
     let mut outcomes = fanout::on_each(&context.cluster, nodes, |node| {
