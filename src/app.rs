@@ -6,6 +6,7 @@
 mod ask;
 mod nodes;
 mod reload;
+mod volumes;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 

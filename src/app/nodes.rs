@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::load_discovery;
+use super::{load_discovery, volumes};
 use crate::{
     agent,
     config::{Config, duration},
@@ -130,20 +130,40 @@ fn lease_options(
 }
 
 /// Registers this node with discovery and keeps it registered until `shutdown`, and takes the
-/// registration back then. Failures are tried again for ever, at first after a second and at last
+/// registration back then. Serves the volume drivers of the configuration meanwhile. Failures are tried again for ever, at first after a second and at last
 /// after each heartbeat.
 ///
 /// # Errors
 ///
-/// The discovery plugin cannot be loaded.
+/// The discovery plugin, or a volume driver, cannot be loaded.
 pub async fn join(
     config: Config,
     membership: Membership,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let mut backend = load_discovery(&config).await?;
+    let backend = load_discovery(&config).await?;
+    let stop_volumes = CancellationToken::new();
+    // Engines wait for their drivers when they start containers again: these come first.
+    let volumes = volumes::serve(&config, stop_volumes.clone()).await?;
+    let volumes = volumes.map(tokio::spawn);
+    let ended = stay_listed(backend, &config, &membership, &shutdown).await;
+    stop_volumes.cancel();
+    if let Some(volumes) = volumes {
+        // Its grace period is bounded.
+        let _ = volumes.await;
+    }
+    ended
+}
+
+/// Keeps this node listed, and its lease, until `shutdown`.
+async fn stay_listed(
+    mut backend: Box<dyn Backend>,
+    config: &Config,
+    membership: &Membership,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let stop_lease = CancellationToken::new();
-    let keeper = lease_options(&config, &membership)?
+    let keeper = lease_options(config, membership)?
         .map(|options| tokio::spawn(agent::keep_lease(options, stop_lease.clone())));
     let stop_lease = stop_lease.drop_guard();
     // Agents that start together shall not all come at once.
@@ -157,7 +177,7 @@ pub async fn join(
     loop {
         let renewed = tokio::select! {
             () = shutdown.started() => break,
-            renewed = renew(&mut *backend, &membership, &mut lease) => renewed,
+            renewed = renew(&mut *backend, membership, &mut lease) => renewed,
         };
         let wait = match renewed {
             Ok(()) => {

@@ -26,6 +26,7 @@ mod buildkit;
 mod differences;
 mod directives;
 mod discovery;
+mod drivers;
 mod events;
 mod explain;
 mod failures;
