@@ -17,7 +17,9 @@
 //!
 //! Of several managers one leads ([`cluster::election`]); the others follow the same state, and
 //! `api::primary` passes their requests on to it. Only the leader writes records, and every
-//! request that changes an engine asks at its first byte whether this manager still leads.
+//! request that changes an engine asks at its first byte whether this manager still leads. What a
+//! leader read of the store holds for one term: after another one it is read again, even by the
+//! manager that led before.
 //!
 //! # Layers: who may import whom
 //!
