@@ -6,6 +6,7 @@
 
 mod argv;
 mod ask;
+mod container;
 mod manage;
 mod nodes;
 mod tls;

@@ -18,6 +18,7 @@ mod fleet;
 mod http;
 mod manager;
 mod memory;
+mod recorder;
 mod stage;
 mod watched;
 
