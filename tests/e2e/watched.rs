@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -98,10 +99,36 @@ pub fn run_on_for(all: &[&Watched], time: Duration) {
     }
 }
 
-/// How many processes sleep for so many seconds.
+/// How many processes sleep for so many seconds and are not frozen, as those of a paused container
+/// are.
 fn count(seconds: &str) -> usize {
     let wanted = format!("sleep\0{seconds}\0");
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    lines.filter(|line| line == wanted.as_bytes()).count()
+    let paths = processes.map(|process| process.path());
+    let is_copy = |path: &PathBuf| {
+        let line = fs::read(path.join("cmdline"));
+        line.is_ok_and(|line| line == wanted.as_bytes()) && !is_frozen(path)
+    };
+    paths.filter(is_copy).count()
+}
+
+/// Whether a process is in a frozen group, of either version of groups.
+fn is_frozen(process: &Path) -> bool {
+    let groups = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    groups.lines().any(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            return false;
+        };
+        let (file, wanted) = match controllers {
+            "" => (format!("/sys/fs/cgroup{path}/cgroup.events"), "frozen 1"),
+            "freezer" => {
+                let file = format!("/sys/fs/cgroup/freezer{path}/freezer.state");
+                (file, "FROZEN")
+            }
+            _ => return false,
+        };
+        let state = fs::read_to_string(file).unwrap_or_default();
+        state.lines().any(|line| line == wanted)
+    })
 }
