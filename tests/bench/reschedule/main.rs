@@ -3,7 +3,8 @@
 //! Engines of a simulated fleet die all at once; each create and start takes as long as on a quick
 //! real engine. The time is from the death to the moment when the last container runs elsewhere,
 //! detection and the grace period of a second included. Beside it are the busiest second, in
-//! containers started, and the manager's processor time and memory.
+//! containers started, and the manager's load: its processor time, its busiest second, and the most
+//! memory it ever held. The dead engines then come back, and it is an error if anything runs twice.
 //!
 //! ```text
 //! cargo bench --bench reschedule [-- ENGINES CONTAINERS-PER-ENGINE]
@@ -20,7 +21,7 @@ use bollard::{
     query_parameters::CreateContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, stream};
-use skep_fleet::{Fault, Fleet, daemon::Daemon};
+use skep_fleet::{Engine, Fault, Fleet, daemon::Daemon};
 use tokio::time::sleep;
 
 /// Of how many engines one dies.
@@ -89,19 +90,18 @@ async fn measure(engines: usize, each: usize) {
         engine.die();
     }
     let (mut busiest, mut last, mut second) = (0, 0, Instant::now());
+    let (mut peak_load, mut used) = (0.0_f64, before);
     loop {
-        let alive = fleet.engines()[dead..].iter();
-        let running: usize = alive
-            .map(|engine| {
-                let containers = engine.containers();
-                let running = containers.iter().filter(|one| one.phase.is_running());
-                running.count()
-            })
-            .sum();
+        let running = running_on(&fleet.engines()[dead..]);
+        assert_eq!(twice(&running), None, "it runs twice");
+        let running = running.len();
         let moved = running - (wanted - moving).min(running);
-        if second.elapsed() >= Duration::from_secs(1) {
+        let elapsed = second.elapsed();
+        if elapsed >= Duration::from_secs(1) {
             busiest = busiest.max(moved - last);
-            (last, second) = (moved, Instant::now());
+            let now = cpu_seconds(daemon.pid());
+            peak_load = peak_load.max((now - used) * 100.0 / elapsed.as_secs_f64());
+            (last, second, used) = (moved, Instant::now(), now);
         }
         if moved >= moving {
             break;
@@ -120,8 +120,47 @@ async fn measure(engines: usize, each: usize) {
         cpu_seconds(daemon.pid()) - before,
         (cpu_seconds(daemon.pid()) - before) * 1000.0 / moving as f64
     );
-    println!("resident memory    {} MB", resident_megabytes(daemon.pid()));
+    println!("peak load          {peak_load:.0} % of one core");
+    println!("peak memory        {} MB", peak_megabytes(daemon.pid()));
+    come_back(&fleet, dead, wanted).await;
+    println!("nothing ran twice, and the old copies are gone");
     let _ = fs::remove_dir_all(&directory);
+}
+
+/// The names of the containers that run, sorted.
+fn running_on(engines: &[Arc<Engine>]) -> Vec<String> {
+    let containers = engines.iter().flat_map(|engine| engine.containers());
+    let running = containers.filter(|container| container.phase.is_running());
+    let mut names: Vec<_> = running
+        .map(|container| container.name.into_string())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// A name that is there twice.
+fn twice(names: &[String]) -> Option<&String> {
+    let pair = names.windows(2).find(|pair| pair[0] == pair[1]);
+    pair.map(|pair| &pair[0])
+}
+
+/// Brings the dead engines back, and waits until each container is there once.
+async fn come_back(fleet: &Fleet, dead: usize, wanted: usize) {
+    for engine in &fleet.engines()[..dead] {
+        engine.come_back();
+    }
+    let begin = Instant::now();
+    loop {
+        let all = fleet.engines().iter();
+        let count: usize = all.map(|engine| engine.containers().len()).sum();
+        if count == wanted {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{count} of {wanted} are left");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let running = running_on(fleet.engines());
+    assert_eq!((running.len(), twice(&running)), (wanted, None));
 }
 
 async fn run(docker: &Docker, name: &str) {
@@ -157,9 +196,10 @@ fn cpu_seconds(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-fn resident_megabytes(pid: u32) -> u64 {
+/// The most that a process ever held in memory.
+fn peak_megabytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
     let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
     number.unwrap_or(0) / 1024
 }
