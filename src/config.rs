@@ -173,7 +173,6 @@ impl Config {
         discovery.url = discovery.url.map(|url| url.relative_to(base));
         let mut plugin_host = section.table("plugin-host", PluginHost::read);
         plugin_host.cache_dir = base.join(plugin_host.cache_dir);
-        let agent = section.table("agent", |agent| Agent::read(agent, base));
         Self {
             listen,
             grace_period: section.text("grace-period", default.grace_period, duration::parse),
@@ -191,9 +190,9 @@ impl Config {
                 Credentials::read_all(registries, base)
             }),
             volume_drivers: section.table("volume-drivers", |drivers| {
-                VolumeDriver::read_all(drivers, base, &agent)
+                VolumeDriver::read_all(drivers, base)
             }),
-            agent,
+            agent: section.table("agent", |agent| Agent::read(agent, base)),
             plugins: section.table("plugins", |plugins| Plugin::read_all(plugins, base)),
         }
     }

@@ -130,8 +130,8 @@ fn lease_options(
 }
 
 /// Registers this node with discovery and keeps it registered until `shutdown`, and takes the
-/// registration back then. Serves the volume drivers of the configuration meanwhile. Failures are tried again for ever, at first after a second and at last
-/// after each heartbeat.
+/// registration back then. Failures are tried again for ever, at first after a second and at last
+/// after each heartbeat. Serves the volume drivers of the configuration meanwhile.
 ///
 /// # Errors
 ///

@@ -55,8 +55,8 @@ pub(super) async fn serve(
 async fn load_drivers(config: &Config) -> anyhow::Result<Vec<Arc<dyn Driver>>> {
     let mut specs = Vec::new();
     for driver in config.volume_drivers.values() {
-        for directory in [&driver.root, &records(config, driver)] {
-            std::fs::create_dir_all(directory).with_context(|| {
+        for directory in [driver.root(&config.agent), records(config, driver)] {
+            std::fs::create_dir_all(&directory).with_context(|| {
                 let (name, directory) = (&driver.name, directory.display());
                 format!("volume driver `{name}`: directory `{directory}` cannot be made")
             })?;
@@ -102,7 +102,7 @@ fn spec(config: &Config, from: &VolumeDriver) -> anyhow::Result<Spec> {
     };
     spec.allow.driver = Some(DriverGrant {
         root: RootGrant {
-            path: from.root.clone(),
+            path: from.root(&config.agent),
             mounts: MountsGrant {
                 kinds: from.allow.mounts.clone(),
                 sources: from.allow.mount_sources.clone(),

@@ -12,7 +12,6 @@ use crate::config::Config;
 use crate::config::advertise::is_advertisable;
 use crate::config::discovery::DiscoveryUrl;
 use crate::config::duration::{self, DurationError};
-use crate::config::store::default_directory;
 
 /// Where the membership is kept.
 #[derive(Debug, clap::Args)]
@@ -104,7 +103,7 @@ pub(super) struct JoinArgs {
     )]
     lease_ttl: String,
 
-    /// Directory of the note that outlives the agent: what its lease is, and where managers are
+    /// Directory of what outlives the agent, its lease and its volumes among it
     /// [default: $XDG_STATE_HOME/skep, else /var/lib/skep for root, else ~/.local/state/skep]
     #[arg(long, value_name = "DIRECTORY")]
     state_dir: Option<PathBuf>,
@@ -214,7 +213,10 @@ impl JoinArgs {
         let ttl = positive(&self.ttl, NodesError::Ttl)?
             .filter(|ttl| *ttl > heartbeat)
             .ok_or(NodesError::TtlTooShort)?;
-        let config = self.to.config(&url, context)?;
+        let mut config = self.to.config(&url, context)?;
+        if let Some(directory) = &self.state_dir {
+            config.agent.state_directory = context.here.join(directory);
+        }
         let lease_ttl = positive(&self.lease_ttl, NodesError::LeaseTtl)?
             .filter(|ttl| *ttl >= Duration::from_secs(2))
             .ok_or(NodesError::LeaseTtlTooShort)?;
@@ -229,13 +231,12 @@ impl JoinArgs {
         let engine = self.engine.as_ref().unwrap_or(advertise);
         let engine = engine.strip_prefix("tcp://").unwrap_or(engine).to_owned();
         Ok(Join {
-            config,
             membership: Membership {
                 fencing: (!self.no_fencing).then_some(Fencing {
                     managers,
                     engine,
                     ttl: lease_ttl,
-                    state_dir: self.state_dir.clone().unwrap_or_else(default_directory),
+                    state_dir: config.agent.state_directory.clone(),
                 }),
                 advertise: advertise.clone(),
                 ttl,
@@ -243,6 +244,7 @@ impl JoinArgs {
                 heartbeat,
                 check_engine: !self.no_engine_check,
             },
+            config,
         })
     }
 }

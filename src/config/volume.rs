@@ -115,7 +115,8 @@ pub struct VolumeDriver {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// The directory for its volumes. Default: `volumes/NAME` in the state directory.
-    pub root: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
     /// Handed to the driver as JSON; Skep never looks inside. Default: empty.
     pub settings: toml::Table,
     /// Files with secrets, by the names that the driver knows. Default: none.
@@ -152,27 +153,22 @@ impl Agent {
 
 impl Default for Agent {
     fn default() -> Self {
-        let store = store::default_path();
         Self {
             plugin_directory: PLUGIN_DIRECTORY.into(),
-            state_directory: store.parent().unwrap_or(Path::new("/")).to_owned(),
+            state_directory: store::default_directory(),
         }
     }
 }
 
 impl VolumeDriver {
     /// Reads all tables of `[volume-drivers]`; relative paths start at `base`.
-    pub(super) fn read_all(
-        section: &mut Section<'_, '_>,
-        base: &Path,
-        agent: &Agent,
-    ) -> BTreeMap<String, Self> {
+    pub(super) fn read_all(section: &mut Section<'_, '_>, base: &Path) -> BTreeMap<String, Self> {
         let mut drivers = BTreeMap::new();
         for name in section.remaining_keys() {
             if let Some(reason) = wrong_name(&name) {
                 section.refuse(&name, reason);
             }
-            let read = section.table(&name, |table| Self::read(&name, table, base, agent));
+            let read = section.table(&name, |table| Self::read(&name, table, base));
             if let Some(driver) = read {
                 drivers.insert(name, driver);
             }
@@ -180,7 +176,7 @@ impl VolumeDriver {
         drivers
     }
 
-    fn read(name: &str, section: &mut Section<'_, '_>, base: &Path, agent: &Agent) -> Option<Self> {
+    fn read(name: &str, section: &mut Section<'_, '_>, base: &Path) -> Option<Self> {
         let has_driver = section.has("driver");
         let builtin = section.text("driver", None, |text| match builtin(text) {
             Some(driver) => Ok(Some(driver)),
@@ -207,8 +203,7 @@ impl VolumeDriver {
             }
         };
         let sha256 = section.text("sha256", None, |text| parse_sha256(text).map(Some));
-        let own_root = agent.state_directory.join("volumes").join(name);
-        let root = base.join(section.get("root", own_root));
+        let root = section.get::<Option<PathBuf>>("root", None);
         let settings = section.get("settings", toml::Table::new());
         let secrets = section.get("secrets", BTreeMap::<String, PathBuf>::new());
         let usual = VolumeAllow::usual(source.as_ref(), &settings);
@@ -219,7 +214,7 @@ impl VolumeDriver {
             name: name.to_owned(),
             source: source?,
             sha256,
-            root,
+            root: root.map(|root| base.join(root)),
             settings,
             secrets: secrets
                 .map(|(name, path)| (name, base.join(path)))
@@ -227,6 +222,12 @@ impl VolumeDriver {
             allow,
             limits,
         })
+    }
+
+    /// Returns the directory for its volumes.
+    pub fn root(&self, agent: &Agent) -> PathBuf {
+        let usual = || agent.state_directory.join("volumes").join(&self.name);
+        self.root.clone().unwrap_or_else(usual)
     }
 
     /// Returns the settings as the JSON object that the driver's `configure` takes.
@@ -339,9 +340,13 @@ mod tests {
 
     #[test]
     fn a_built_in_driver_needs_little() {
-        let driver = driver("[agent]\nstate-directory = \"/state\"\n[volume-drivers.tmpfs]");
+        let driver = driver("[volume-drivers.tmpfs]");
         assert_eq!(driver.source, Source::Builtin("tmpfs"));
-        assert_eq!(driver.root, Path::new("/state/volumes/tmpfs"));
+        let agent = Agent {
+            state_directory: "/state".into(),
+            ..Agent::default()
+        };
+        assert_eq!(driver.root(&agent), Path::new("/state/volumes/tmpfs"));
         assert_eq!(driver.allow.mounts, ["tmpfs"]);
         assert!(driver.allow.mount_options.contains(&"size".to_owned()));
     }
@@ -363,7 +368,7 @@ mod tests {
              secrets = { key = \"key\" }\nallow = { mounts = [\"ext4\"] }",
         );
         assert_eq!(driver.source, Source::File("/etc/skep/mine.wasm".into()));
-        assert_eq!(driver.root, Path::new("/etc/skep/data"));
+        assert_eq!(driver.root.as_deref(), Some(Path::new("/etc/skep/data")));
         assert_eq!(driver.secrets["key"], Path::new("/etc/skep/key"));
         assert_eq!(driver.allow.mounts, ["ext4"]);
         assert!(driver.allow.mount_options.is_empty());

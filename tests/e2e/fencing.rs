@@ -60,3 +60,22 @@ fn agents_stop_nothing_where_fencing_is_switched_off() {
     stage.bed.fleet.mend(2);
     stage.await_one(&watched, 2);
 }
+
+#[test]
+fn what_vanishes_when_it_stops_is_paused_and_runs_again_afterwards() {
+    let stage = Stage::new(Setup::default());
+    let watched = stage.watched("web", "node-2", &["-e", MOVES, "--rm"]);
+    let id = stage.bed.inspect("web", "{{.Id}}");
+    // Nobody may make it elsewhere: there is no other node.
+    for node in ["node-0", "node-1"] {
+        let update = ["node", "update", "--availability", "pause", node];
+        stage.bed.docker.ok(&update);
+    }
+    stage.bed.fleet.cut(2);
+    watched.await_count(0);
+    stage.bed.fleet.mend(2);
+    watched.await_count(1);
+    stage.await_status(2, "Healthy");
+    assert_eq!(stage.bed.inspect("web", "{{.Id}}"), id);
+    assert_eq!(watched.most(), 1);
+}

@@ -4,6 +4,7 @@
 use std::{
     fs,
     net::TcpListener,
+    path::Path,
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
@@ -33,7 +34,7 @@ pub struct Stage {
     pub server: Server,
     options: Vec<String>,
     discovery: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// What a stage is like.
@@ -93,7 +94,8 @@ impl Stage {
             true => store.clone(),
             false => fleet.discovery(),
         };
-        let agents = (0..fleet.addresses().len()).map(|index| start_agent(&fleet, &store, index));
+        let agents = 0..fleet.addresses().len();
+        let agents = agents.map(|index| start_agent(&fleet, &store, directory.path(), index));
         let agents = agents.collect();
         let bed = Bed::at(fleet, &discovery, &borrowed(&options));
         let stage = Self {
@@ -102,7 +104,7 @@ impl Stage {
             server,
             options,
             discovery,
-            _directory: directory,
+            directory,
         };
         if setup.fencing {
             stage.await_leases();
@@ -133,7 +135,7 @@ impl Stage {
     /// Starts the agent of a node again.
     pub fn start_agent(&mut self, index: usize) {
         let store = format!("{}/test", self.server.url());
-        let agent = start_agent(&self.bed.fleet, &store, index);
+        let agent = start_agent(&self.bed.fleet, &store, self.directory.path(), index);
         self.agents.push(agent);
     }
 
@@ -214,13 +216,15 @@ fn borrowed(options: &[String]) -> Vec<&str> {
     options.iter().map(String::as_str).collect()
 }
 
-fn start_agent(fleet: &Fleet, store: &str, index: usize) -> Child {
+fn start_agent(fleet: &Fleet, store: &str, state: &Path, index: usize) -> Child {
     let advertise = &fleet.addresses()[index];
     let lease = format!("--lease-ttl={}s", TTL.as_secs());
     let mut command = fleet.command(index, SKEP);
     command
         .args(["join", "--advertise", advertise, "--heartbeat", "1s"])
         .args(["--ttl", "4s", &lease, store])
+        // Addresses of fleets come again in other tests.
+        .arg(format!("--state-dir={}", state.display()))
         .stdin(Stdio::null());
     command.spawn().unwrap()
 }
