@@ -42,6 +42,7 @@ mod plugins;
 mod prune;
 mod races;
 mod registry;
+mod relay;
 mod replication;
 mod reschedule;
 mod stores;
