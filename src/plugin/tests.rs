@@ -377,7 +377,7 @@ fn a_plugin_that_cannot_be_loaded_says_why() {
     );
     check(
         spec(Kind::Volume, unruly),
-        "volume drivers have is a filter plugin, not a volume plugin",
+        "is a filter plugin, not a volume plugin",
     );
 }
 

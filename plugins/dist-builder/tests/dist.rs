@@ -37,7 +37,7 @@ fn components_use_and_offer_the_plugin_interface_alone() {
         let kinds = if plugin.group == skep_dist::Group::FirstParty {
             vec![kind]
         } else {
-            vec!["filter", "strategy", "discovery"]
+            vec!["filter", "strategy", "discovery", "volume"]
         };
         assert!(
             exports.contains(&"skep:plugin/plugin@0.1.0".to_owned()),
