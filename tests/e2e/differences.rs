@@ -210,7 +210,6 @@ const SAME: &[Row] = &[
     ("DELETE", "/version", ""),
     // Swarm mode.
     ("GET", "/services", ""),
-    ("GET", "/tasks", ""),
     ("GET", "/secrets", ""),
     ("GET", "/configs", ""),
     ("GET", "/swarm", ""),

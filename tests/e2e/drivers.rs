@@ -22,6 +22,11 @@ const SKEP: &str = env!("CARGO_BIN_EXE_skep");
 /// What makes containers move.
 const MOVES: &str = "reschedule:on-node-failure";
 
+/// Engines for one test alone: an engine remembers drivers that are gone, and the volumes in them.
+fn engines(purpose: &str, count: usize) -> Fleet {
+    Fleet::start(&format!("drivers-{purpose}"), count, "")
+}
+
 /// Agents that serve volume drivers beside the engines of a fleet.
 struct Nodes {
     agents: Vec<Child>,
@@ -162,7 +167,7 @@ fn script(engine: &Docker, driver: &str, volume: &str, script: &str) -> String {
 
 #[test]
 fn engines_use_the_drivers_of_their_agents() {
-    let fleet = Fleet::of_this_slot();
+    let fleet = engines("use", 1);
     let drivers = "[volume-drivers.data]\ndriver = \"local\"\n[volume-drivers.tmpfs]\n\
                    [volume-drivers.snapshot]\n";
     let nodes = Nodes::start(&fleet, 1, drivers);
@@ -263,7 +268,7 @@ fn engines_use_the_drivers_of_their_agents() {
 
 #[test]
 fn a_mount_outlives_its_agent() {
-    let fleet = Fleet::of_this_slot();
+    let fleet = engines("outlive", 1);
     let mut nodes = Nodes::start(&fleet, 1, "[volume-drivers.tmpfs]\n");
     let engine = fleet.engine(0);
     for name in ["one", "other"] {
@@ -298,7 +303,7 @@ fn a_mount_outlives_its_agent() {
 
 #[test]
 fn a_driver_that_misbehaves_fails_one_container() {
-    let fleet = Fleet::of_this_slot();
+    let fleet = engines("unruly", 1);
     let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/dist/unruly-volume.wasm");
     let drivers = format!(
         "[volume-drivers.unruly]\npath = \"{}\"\n[volume-drivers.data]\ndriver = \"local\"\n",
@@ -332,7 +337,7 @@ fn a_driver_that_misbehaves_fails_one_container() {
 
 #[test]
 fn many_volumes_at_once_leave_nothing_behind() {
-    let fleet = Fleet::of_this_slot();
+    let fleet = engines("many", 1);
     let nodes = Nodes::start(
         &fleet,
         1,
@@ -366,7 +371,7 @@ fn many_volumes_at_once_leave_nothing_behind() {
 
 #[test]
 fn data_of_a_shared_volume_is_there_on_another_node() {
-    let fleet = Fleet::of_this_slot().narrowed(2);
+    let fleet = engines("shared", 2);
     let drivers =
         "[volume-drivers.shared]\nroot = \"ROOT\"\nsettings = { require-mount = false }\n";
     let _nodes = Nodes::start(&fleet, 2, drivers);
@@ -449,7 +454,7 @@ fn the_guide_to_volume_drivers_leads_to_a_container() {
     let component = directory.path().join("teams.wasm");
     fs::copy(module, &component).unwrap();
 
-    let fleet = Fleet::of_this_slot();
+    let fleet = engines("guide", 1);
     let root = directory.path().join("root");
     let config = config
         .replace("teams.wasm", &component.display().to_string())
