@@ -28,7 +28,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use self::wire::{Call, Failure};
-use super::service::{self, Service};
+use super::{
+    DriverError,
+    service::{self, Service},
+};
 use crate::unix_socket::UnixSocket;
 
 mod wire;
@@ -295,12 +298,13 @@ async fn answer(
     let (status, body) = match answered.await {
         Ok(body) => (StatusCode::OK, body),
         Err(failure) => {
-            info!(
-                driver = service.name(),
-                path,
-                error = failure.text,
-                "volume call failed"
-            );
+            // An engine looks for a volume before it makes one.
+            let is_usual = failure.text == DriverError::NotFound.to_string();
+            let (driver, error) = (service.name(), &failure.text);
+            match is_usual {
+                true => debug!(driver, path, error, "volume call failed"),
+                false => info!(driver, path, error, "volume call failed"),
+            }
             (failure.status, failure.body())
         }
     };

@@ -182,17 +182,22 @@ fn engines_use_the_drivers_of_their_agents() {
         "mode=0750",
         "-o",
         "uid=7",
-        "a",
+        "alpha",
     ]);
-    script(&engine, "data", "a", "echo hello > /data/file");
+    script(&engine, "data", "alpha", "echo hello > /data/file");
     assert_eq!(
-        script(&engine, "data", "a", "cat /data/file; stat -c %u:%a /data"),
+        script(
+            &engine,
+            "data",
+            "alpha",
+            "cat /data/file; stat -c %u:%a /data"
+        ),
         "hello\n7:750"
     );
     // A volume that is not there is made.
-    script(&engine, "data", "b", "echo other > /data/file");
+    script(&engine, "data", "beta", "echo other > /data/file");
     assert_eq!(entries(&nodes.root(0, "data")).len(), 2);
-    let inspect = ["volume", "inspect", "-f", "{{.Driver}} {{.Scope}}", "a"];
+    let inspect = ["volume", "inspect", "-f", "{{.Driver}} {{.Scope}}", "alpha"];
     assert_eq!(engine.ok(&inspect), "data local");
     let refused = engine.refused(&["volume", "create", "-d", "data", "-o", "size=1g", "c"]);
     assert!(refused.contains("`size` cannot be enforced"), "{refused}");
