@@ -440,10 +440,17 @@ impl Replica {
         (replica, seen)
     }
 
-    fn take_over(&self, stage: &Stage) -> tokio::task::JoinHandle<()> {
+    /// Stands for election, and returns once it leads.
+    async fn take_over(&self, stage: &Stage) -> tokio::task::JoinHandle<()> {
         let store: Arc<dyn Store> = Arc::clone(&stage.store) as _;
         let leadership = self.leadership.clone();
-        tokio::spawn(leadership.run(store, "test".to_owned(), self.stop.clone()))
+        let mut roles = leadership.watch();
+        let run = leadership.run(store, "test".to_owned(), self.stop.clone());
+        let election = tokio::spawn(run);
+        let leads = roles.wait_for(|role| *role == election::Role::Primary);
+        let leads = tokio::time::timeout(PATIENCE, leads).await;
+        assert!(leads.is_ok_and(|role| role.is_ok()), "it does not lead");
+        election
     }
 
     async fn stop(self, election: tokio::task::JoinHandle<()>) {
@@ -481,7 +488,7 @@ async fn who_takes_over_knows_what_the_leader_made_on_a_node_that_is_down() {
     let addr = stage.fleet.engine(1).addr().to_string();
     let before = chrono::Utc::now() - chrono::TimeDelta::hours(1);
     let id = stage.record_late(&addr, before).await;
-    let election = replica.take_over(&stage);
+    let election = replica.take_over(&stage).await;
     let snapshot = bench
         .until("the container is known", |snapshot| {
             snapshot.container("late").is_some()
@@ -505,7 +512,7 @@ async fn who_takes_over_goes_by_records_that_are_younger_than_what_it_saw() {
     // The leader heard the node for longer: one container was removed, another one made.
     let addr = stage.fleet.engine(1).addr().to_string();
     stage.record_late(&addr, chrono::Utc::now()).await;
-    let election = replica.take_over(&stage);
+    let election = replica.take_over(&stage).await;
     let snapshot = replica
         .bench
         .until("the container is known", |snapshot| {
@@ -528,7 +535,7 @@ async fn what_a_silent_engine_held_is_known_while_it_is_still_waited_for() {
     tokio::time::timeout(PATIENCE, asked).await.unwrap();
     let addr = silent.addr().to_string();
     stage.record_late(&addr, chrono::Utc::now()).await;
-    let election = replica.take_over(&stage);
+    let election = replica.take_over(&stage).await;
     replica
         .bench
         .until("the container is known", |snapshot| {
@@ -582,7 +589,7 @@ async fn who_loses_the_lead_and_wins_it_again_while_nothing_happens_gives_names_
         options.refresh_max = Duration::from_secs(3600);
     });
     let (bench, leadership) = (&replica.bench, &replica.leadership);
-    let election = replica.take_over(&stage);
+    let election = replica.take_over(&stage).await;
     bench
         .until("both engines are healthy", |_| {
             bench.status(0) == Some(Status::Healthy) && bench.status(1) == Some(Status::Healthy)
