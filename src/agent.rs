@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Two tasks share the work, so that neither waits for what the other waits for: one renews
-//! ([`renewal`]), the other stops containers ([`guard`]) at the very moment the lease ends.
+//! (`renewal`), the other stops containers (`guard`) at the very moment the lease ends.
 //!
 //! A manager that cannot reach the engine watches the lease: it makes nothing again elsewhere before
 //! the lease did not change for its whole time, by the manager's own clock, and a margin. Each
@@ -17,7 +17,7 @@
 //!
 //! An agent stops nothing unless a manager told it, or left word in the store, that leases count,
 //! and unless it knows a manager to turn to: a store that is down must not stop a container. What it
-//! was told is on disk ([`note`]): a node that boots while it is cut off, or an agent that was not
+//! was told is on disk (`note`): a node that boots while it is cut off, or an agent that was not
 //! there when its lease ended, has [`REPRIEVE`] to renew it, and what its engine started by itself is
 //! stopped then.
 
