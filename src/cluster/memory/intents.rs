@@ -110,7 +110,7 @@ impl Memory {
             create: request,
         };
         let value = Bytes::from(serde_json::to_vec(&record).unwrap_or_default());
-        self.check_record(swarm_id, &record.create, create)?;
+        self.check_record(swarm_id, value.len(), create)?;
         let swarm_id: Arc<str> = swarm_id.into();
         let intent = Intent {
             addr: addr.clone(),
@@ -156,14 +156,14 @@ impl Memory {
     fn check_record(
         &self,
         swarm_id: &str,
-        request: &RawObject,
+        request_bytes: usize,
         create: &CreateRecord,
     ) -> Result<(), StoreError> {
         let labels = create
             .body
             .get("Labels")
             .map_or(0, |labels| labels.get().len());
-        let size = 2 * request.to_bytes().len() + labels + ENGINE_SHARE;
+        let size = 2 * request_bytes + labels + ENGINE_SHARE;
         let limit = self.inner.store.max_value();
         if size <= limit {
             return Ok(());
