@@ -14,11 +14,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use skep_fleet::{Fleet, daemon::Daemon};
+use http::Method;
+use http_body_util::BodyExt;
+use skep_fleet::{Fleet, client::Client, daemon::Daemon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -98,61 +96,33 @@ async fn prepare(daemon: SocketAddr) {
     let body = r#"{"Image":"busybox","Tty":true,"OpenStdin":true}"#;
     let until = Instant::now() + PATIENCE;
     loop {
-        let mut client = connect(daemon).await;
+        let mut client = Client::connect(daemon).await;
         let path = "/v1.41/containers/create?name=web";
-        let (status, answer) = call(&mut client, Method::POST, path, body).await;
+        let (status, answer) = client.call(Method::POST, path, body).await;
         if status == 201 {
             break;
         }
         assert!(Instant::now() < until, "no container is made: {answer:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let mut client = connect(daemon).await;
-    let (status, _) = call(&mut client, Method::POST, "/v1.41/containers/web/start", "").await;
+    let mut client = Client::connect(daemon).await;
+    let (status, _) = client
+        .call(Method::POST, "/v1.41/containers/web/start", "")
+        .await;
     assert_eq!(status, 204);
-}
-
-type Client = http1::SendRequest<Full<Bytes>>;
-
-async fn connect(addr: SocketAddr) -> Client {
-    let stream = TcpStream::connect(addr).await.expect("a connection");
-    stream.set_nodelay(true).expect("no delay");
-    let (client, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
-    tokio::spawn(connection);
-    client
-}
-
-async fn send(
-    client: &mut Client,
-    method: Method,
-    path: &str,
-    body: impl Into<Bytes>,
-) -> http::Response<Incoming> {
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "bench")
-        .header("content-type", "application/json")
-        .body(Full::new(body.into()))
-        .expect("a request");
-    client.ready().await.expect("the connection is kept");
-    client.send_request(request).await.expect("an answer")
-}
-
-async fn call(client: &mut Client, method: Method, path: &str, body: &'static str) -> (u16, Bytes) {
-    let (head, body) = send(client, method, path, body).await.into_parts();
-    let body = body.collect().await.expect("a whole answer").to_bytes();
-    (head.status.as_u16(), body)
 }
 
 /// Median microseconds of a call to each side.
 async fn latencies(sides: [SocketAddr; 2], path: &str) -> [f64; 2] {
-    let mut clients = [connect(sides[0]).await, connect(sides[1]).await];
+    let mut clients = [
+        Client::connect(sides[0]).await,
+        Client::connect(sides[1]).await,
+    ];
     let mut micros = [Vec::new(), Vec::new()];
     for round in 0..CALLS + CALLS / 10 {
         for side in 0..2 {
             let start = Instant::now();
-            let (status, _) = call(&mut clients[side], Method::GET, path, "").await;
+            let (status, _) = clients[side].call(Method::GET, path, "").await;
             assert_eq!(status, 200);
             // The first tenth fills caches and pools.
             if round >= CALLS / 10 {
@@ -175,20 +145,18 @@ fn rate(start: Instant) -> f64 {
 const ARCHIVE: &str = "/v1.41/containers/web/archive?path=/data";
 
 async fn upload(side: SocketAddr) -> f64 {
-    let mut client = connect(side).await;
+    let mut client = Client::connect(side).await;
     let content = Bytes::from(vec![7; STREAM_BYTES]);
     let start = Instant::now();
-    let answer = send(&mut client, Method::PUT, ARCHIVE, content).await;
+    let answer = client.send(Method::PUT, ARCHIVE, content).await;
     assert_eq!(answer.status(), 200);
     rate(start)
 }
 
 async fn download(side: SocketAddr) -> f64 {
-    let mut client = connect(side).await;
+    let mut client = Client::connect(side).await;
     let start = Instant::now();
-    let mut body = send(&mut client, Method::GET, ARCHIVE, "")
-        .await
-        .into_body();
+    let mut body = client.send(Method::GET, ARCHIVE, "").await.into_body();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         length += frame

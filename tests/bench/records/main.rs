@@ -10,19 +10,13 @@
 //! ```
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use skep_fleet::{Fault, Fleet, daemon::Daemon};
-use tokio::net::TcpStream;
+use http::Method;
+use skep_fleet::{Fault, Fleet, client::Client, daemon::Daemon};
 
 const ENGINES: usize = 10;
 const ROUNDS: usize = 7;
@@ -100,7 +94,7 @@ impl Side {
             fleet,
             created: 0,
         };
-        let mut client = connect(side.daemon.addr()).await;
+        let mut client = Client::connect(side.daemon.addr()).await;
         let until = Instant::now() + PATIENCE;
         while create(&mut client, "first").await != 201 {
             assert!(Instant::now() < until, "no container is made");
@@ -124,7 +118,7 @@ impl Side {
         self.created += clients * CREATES;
         let begin = Instant::now();
         join_all((0..clients).map(|index| async move {
-            let mut client = connect(addr).await;
+            let mut client = Client::connect(addr).await;
             for number in 0..CREATES {
                 let name = format!("c{}", first + index * CREATES + number);
                 assert_eq!(create(&mut client, &name).await, 201);
@@ -140,31 +134,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-type Client = http1::SendRequest<Full<Bytes>>;
-
-async fn connect(addr: SocketAddr) -> Client {
-    let stream = TcpStream::connect(addr).await.expect("a connection");
-    stream.set_nodelay(true).expect("no delay");
-    let (client, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
-    tokio::spawn(connection);
-    client
-}
-
 async fn create(client: &mut Client, name: &str) -> u16 {
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(format!("/v1.41/containers/create?name={name}"))
-        .header("Host", "skep")
-        .header("Content-Type", "application/json")
-        .body(Full::new(Bytes::from(BODY)))
-        .expect("a request");
-    client.ready().await.expect("the connection stays open");
-    let answer = client.send_request(request).await.expect("an answer");
-    let status = answer.status().as_u16();
-    answer
-        .into_body()
-        .collect()
-        .await
-        .expect("the whole answer");
-    status
+    let path = format!("/v1.41/containers/create?name={name}");
+    client.call(Method::POST, &path, BODY).await.0
 }

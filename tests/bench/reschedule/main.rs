@@ -21,7 +21,7 @@ use bollard::{
     query_parameters::CreateContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, stream};
-use skep_fleet::{Engine, Fault, Fleet, daemon::Daemon};
+use skep_fleet::{Engine, Fault, Fleet, daemon::Daemon, process};
 use tokio::time::sleep;
 
 /// Of how many engines one dies.
@@ -84,7 +84,8 @@ async fn measure(engines: usize, each: usize) {
             engine.set_fault_on(route, fault.clone());
         }
     }
-    let before = cpu_seconds(daemon.pid());
+    let cpu = || process::cpu_time(daemon.pid()).as_secs_f64();
+    let before = cpu();
     let begin = Instant::now();
     for engine in &fleet.engines()[..dead] {
         engine.die();
@@ -99,7 +100,7 @@ async fn measure(engines: usize, each: usize) {
         let elapsed = second.elapsed();
         if elapsed >= Duration::from_secs(1) {
             busiest = busiest.max(moved - last);
-            let now = cpu_seconds(daemon.pid());
+            let now = cpu();
             peak_load = peak_load.max((now - used) * 100.0 / elapsed.as_secs_f64());
             (last, second, used) = (moved, Instant::now(), now);
         }
@@ -117,11 +118,14 @@ async fn measure(engines: usize, each: usize) {
     println!("busiest second     {busiest} moves");
     println!(
         "processor time     {:.1} s, {:.1} ms a move",
-        cpu_seconds(daemon.pid()) - before,
-        (cpu_seconds(daemon.pid()) - before) * 1000.0 / moving as f64
+        cpu() - before,
+        (cpu() - before) * 1000.0 / moving as f64
     );
     println!("peak load          {peak_load:.0} % of one core");
-    println!("peak memory        {} MB", peak_megabytes(daemon.pid()));
+    println!(
+        "peak memory        {} MB",
+        process::peak(daemon.pid()) >> 20
+    );
     come_back(&fleet, dead, wanted).await;
     println!("nothing ran twice, and the old copies are gone");
     let _ = fs::remove_dir_all(&directory);
@@ -180,26 +184,4 @@ async fn run(docker: &Docker, name: &str) {
         sleep(Duration::from_millis(100)).await;
     }
     docker.start_container(name, None).await.expect("it starts");
-}
-
-/// What a process has used so far, in user and kernel mode.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let fields: Vec<&str> = stat
-        .rsplit(") ")
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .collect();
-    let ticks = |at: usize| fields[at].parse::<f64>().unwrap_or(0.0);
-    // Linux counts in hundredths of a second.
-    (ticks(11) + ticks(12)) / 100.0
-}
-
-/// The most that a process ever held in memory.
-fn peak_megabytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    number.unwrap_or(0) / 1024
 }

@@ -35,6 +35,7 @@
 
 mod body;
 pub mod certificates;
+pub mod client;
 pub mod container;
 pub mod control;
 pub mod daemon;
@@ -46,6 +47,7 @@ mod handlers;
 mod ident;
 pub mod island;
 pub mod ledger;
+pub mod process;
 mod query;
 mod render;
 mod route;
