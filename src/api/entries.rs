@@ -10,7 +10,11 @@ use serde_json::value::RawValue;
 use super::duration::words;
 use crate::{
     engine::{
-        inventory::{Container, Inventory, container::parse_time},
+        inventory::{
+            Container, Inventory,
+            container::parse_time,
+            entry::{Part, Piece},
+        },
         raw::RawObject,
     },
     model::port::is_unspecified,
@@ -19,53 +23,77 @@ use crate::{
 /// The text clients get instead of a status while the node is down.
 pub const HOST_DOWN: &str = "Host Down";
 
-/// Encodes the entry of a container on a node, with `more` members in it. `waiting` is why it waits
-/// for its node, if that is known.
+/// Appends the entry of a container on a node to `out`, with `more` members in it. `waiting` is why
+/// it waits for its node, if that is known.
 pub fn encode(
+    out: &mut Vec<u8>,
     container: &Container,
     node: &Inventory,
     waiting: Option<&str>,
     more: Option<&RawObject>,
     now: DateTime<Utc>,
-) -> Vec<u8> {
-    // The monitor parsed the entry once, so it is an object.
-    let mut entry = RawObject::parse(&container.entry).unwrap_or_default();
-    let names: Vec<String> = container
-        .names
-        .iter()
-        .map(|name| format!("/{}/{name}", node.name()))
-        .collect();
-    entry.set("Names", &names);
-    entry.set("State", &state(container));
-    let status = match waiting {
-        Some(reason) => format!("{HOST_DOWN} ({reason})"),
-        None => status(container, node, now),
+) {
+    let start = out.len();
+    let tell = |out: &mut Vec<u8>, part| match part {
+        Part::Names => put_names(out, container, node),
+        Part::State => put(out, state(container)),
+        Part::Status => match waiting {
+            Some(reason) => put(out, &format_args!("{HOST_DOWN} ({reason})")),
+            None => put(out, &status(container, node, now)),
+        },
+        Part::NodeIp => put(out, &node.ip_text()),
     };
-    entry.set("Status", &status);
-    if let Some(ports) = entry
-        .get("Ports")
-        .and_then(|ports| with_node_ip(ports, node))
-    {
-        entry.set("Ports", &ports);
+    for piece in container.entry.pieces() {
+        match piece {
+            Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Piece::Own(Part::NodeIp, own) if node.ip.is_none() => {
+                out.extend_from_slice(own.as_bytes());
+            }
+            Piece::Own(part, _) => tell(out, part),
+        }
+    }
+    let ours = [
+        ("Names", Part::Names),
+        ("State", Part::State),
+        ("Status", Part::Status),
+    ];
+    let mut missing = ours
+        .into_iter()
+        .filter(|(_, part)| !container.entry.has(*part))
+        .peekable();
+    if missing.peek().is_none() && more.is_none() {
+        return;
+    }
+    // An engine that tells less, or a client that asks for more.
+    let mut entry = RawObject::parse(&out[start..]).unwrap_or_default();
+    for (name, part) in missing {
+        let mut value = Vec::new();
+        tell(&mut value, part);
+        let value: Option<&RawValue> = serde_json::from_slice(&value).ok();
+        entry.set(name, &value);
     }
     for (name, value) in more.into_iter().flat_map(RawObject::iter) {
         entry.set(name, &value);
     }
-    entry.to_bytes()
+    out.truncate(start);
+    out.extend(entry.to_bytes());
 }
 
-/// Published ports with the node's address where the engine listens on all.
-fn with_node_ip(ports: &RawValue, node: &Inventory) -> Option<Vec<RawObject>> {
-    let mut ports: Vec<RawObject> = serde_json::from_str(ports.get()).ok()?;
-    let mut changed = false;
-    for port in &mut ports {
-        let ip: Option<String> = port.parsed("IP").ok().flatten();
-        if ip.is_some_and(|ip| is_unspecified(&ip)) && node.ip.is_some() {
-            port.set("IP", &node.ip_text());
-            changed = true;
+fn put_names(out: &mut Vec<u8>, container: &Container, node: &Inventory) {
+    out.push(b'[');
+    for (at, name) in container.names.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
         }
+        put(out, &format_args!("/{}/{name}", node.name()));
     }
-    changed.then_some(ports)
+    out.push(b']');
+}
+
+/// Appends a value as JSON.
+fn put(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    // Writing to memory cannot fail, and text always encodes.
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// `created`, `running`, `paused`, `restarting`, `exited`, `dead`.
@@ -156,7 +184,7 @@ mod tests {
     use super::*;
     use crate::engine::{
         health::Status,
-        inventory::{Specs, container::State},
+        inventory::{Specs, container::State, entry::ListEntry},
     };
 
     fn node() -> Inventory {
@@ -211,21 +239,42 @@ mod tests {
         );
     }
 
-    #[test]
-    fn an_entry_keeps_what_we_do_not_know() {
+    fn shown(entry: &str, node: &Inventory, more: Option<&RawObject>) -> String {
+        let entry = RawObject::parse(entry.as_bytes()).unwrap();
         let container = Container {
             names: vec!["web".to_owned()],
-            entry: bytes::Bytes::from_static(
-                br#"{"Id":"c","Names":["/web"],"Status":"Up 1 second","State":"running","Ports":[{"IP":"0.0.0.0","PublicPort":80,"X":1}],"Future":[1, 2]}"#,
-            ),
+            entry: ListEntry::new(&entry).unwrap(),
             ..Container::default()
         };
+        let mut out = b"before".to_vec();
+        encode(&mut out, &container, node, None, more, Utc::now());
+        String::from_utf8(out.split_off("before".len())).unwrap()
+    }
+
+    #[test]
+    fn an_entry_keeps_what_we_do_not_know() {
         let mut down = node();
         down.status = Status::Unhealthy;
-        let bytes = encode(&container, &down, None, None, Utc::now());
+        let entry = r#"{"Id":"c","Names":["/web"],"Status":"Up 1 second","State":"running","Ports":[{"IP":"0.0.0.0","PublicPort":80,"X":1}],"Future":[1, 2]}"#;
         assert_eq!(
-            String::from_utf8(bytes).unwrap(),
+            shown(entry, &down, None),
             r#"{"Id":"c","Names":["/n0/web"],"Status":"Host Down","State":"created","Ports":[{"IP":"10.0.0.7","PublicPort":80,"X":1}],"Future":[1, 2]}"#
+        );
+        down.ip = None;
+        assert!(shown(entry, &down, None).contains(r#""IP":"0.0.0.0""#));
+    }
+
+    #[test]
+    fn an_entry_gets_what_its_engine_does_not_tell() {
+        assert_eq!(
+            shown(r#"{"Id":"c","Status":"Exited"}"#, &node(), None),
+            r#"{"Id":"c","Status":"Created","Names":["/n0/web"],"State":"created"}"#
+        );
+        let more = RawObject::parse(br#"{"SizeRw":7}"#).unwrap();
+        let entry = r#"{"Names":[],"State":"","Status":"","SizeRw":0}"#;
+        assert_eq!(
+            shown(entry, &node(), Some(&more)),
+            r#"{"Names":["/n0/web"],"State":"created","Status":"Created","SizeRw":7}"#
         );
     }
 }

@@ -4,7 +4,9 @@
 //! Snapshots share what did not change: a new one costs in proportion to the change, not to the
 //! fleet.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
+
+use chrono::{DateTime, Utc};
 
 use crate::{
     engine::{
@@ -41,11 +43,25 @@ struct Place {
     id: Arc<str>,
 }
 
+/// Major and minor.
+type ApiVersion = (u32, u32);
+
+/// A container's place in the order of age.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age {
+    created: DateTime<Utc>,
+    id: Arc<str>,
+    addr: EngineAddr,
+}
+
 /// Every node and container, with indexes for look-ups by reference.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     nodes: imbl::OrdMap<EngineAddr, Arc<Node>>,
-    // Invariant: these three hold exactly the containers of `nodes`.
+    /// How many healthy nodes speak each range of API versions.
+    spoken: imbl::OrdMap<(ApiVersion, ApiVersion), usize>,
+    // Invariant: these four hold exactly the containers of `nodes`.
+    by_age: imbl::OrdSet<Age>,
     by_id: imbl::OrdMap<Arc<str>, EngineAddr>,
     by_swarm_id: imbl::OrdMap<Arc<str>, Vec<Place>>,
     by_name: imbl::OrdMap<Arc<str>, Vec<Place>>,
@@ -84,6 +100,32 @@ impl Snapshot {
         let mut nodes: Vec<_> = self.nodes().collect();
         sort_by_name(&mut nodes);
         nodes
+    }
+
+    /// Every container of validated nodes, newest first, from the one after `last`; those of the
+    /// same age by descending ID.
+    pub fn newest_first(&self, last: Option<&Age>) -> impl Iterator<Item = (&Age, Found)> {
+        let older = match last {
+            Some(last) => self.by_age.range::<_, Age>(..last),
+            None => self.by_age.range::<_, Age>(..),
+        };
+        older.rev().filter_map(|age| {
+            let node = self.nodes.get(&age.addr)?;
+            let container = node.inventory.containers.get(&age.id)?;
+            let found = || Found {
+                node: Arc::clone(node),
+                container: Arc::clone(container),
+            };
+            node.inventory.is_validated().then(|| (age, found()))
+        })
+    }
+
+    /// The API versions that every healthy node speaks, from the oldest to the newest; empty if they
+    /// have none in common, and `None` if no node is healthy.
+    pub fn api_versions(&self) -> Option<RangeInclusive<ApiVersion>> {
+        let oldest = self.spoken.keys().map(|(oldest, _)| *oldest).max()?;
+        let newest = self.spoken.keys().map(|(_, newest)| *newest).min()?;
+        Some(oldest..=newest)
     }
 
     /// The node at an address.
@@ -213,12 +255,29 @@ impl Snapshot {
                 }
             }
         }
-        self.nodes.insert(addr, Arc::new(node));
+        if let Some(versions) = spoken_by(&node) {
+            *self.spoken.entry(versions).or_insert(0) += 1;
+        }
+        let before = self.nodes.insert(addr, Arc::new(node));
+        self.forget_versions(before.as_deref());
+    }
+
+    fn forget_versions(&mut self, node: Option<&Node>) {
+        let Some(versions) = node.and_then(spoken_by) else {
+            return;
+        };
+        match self.spoken.get_mut(&versions) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                self.spoken.remove(&versions);
+            }
+        }
     }
 
     /// Takes a node out.
     pub(super) fn remove(&mut self, addr: &EngineAddr) -> Option<Arc<Node>> {
         let node = self.nodes.remove(addr)?;
+        self.forget_versions(Some(&node));
         for container in node.inventory.containers.values() {
             self.unindex(addr, container);
         }
@@ -231,6 +290,7 @@ impl Snapshot {
             id: Arc::clone(&container.id),
         };
         self.by_id.insert(Arc::clone(&container.id), addr.clone());
+        self.by_age.insert(Age::of(addr, container));
         if let Some(swarm_id) = &container.swarm_id {
             add(&mut self.by_swarm_id, swarm_id, place.clone());
         }
@@ -247,6 +307,7 @@ impl Snapshot {
         if self.by_id.get(&container.id) == Some(addr) {
             self.by_id.remove(&container.id);
         }
+        self.by_age.remove(&Age::of(addr, container));
         if let Some(swarm_id) = &container.swarm_id {
             take(&mut self.by_swarm_id, swarm_id, &place);
         }
@@ -254,6 +315,26 @@ impl Snapshot {
             take(&mut self.by_name, name, &place);
         }
     }
+}
+
+impl Age {
+    fn of(addr: &EngineAddr, container: &Container) -> Self {
+        Self {
+            created: container.created,
+            id: Arc::clone(&container.id),
+            addr: addr.clone(),
+        }
+    }
+}
+
+/// The oldest and the newest API version of a healthy node.
+fn spoken_by(node: &Node) -> Option<(ApiVersion, ApiVersion)> {
+    let inventory = &node.inventory;
+    let specs = inventory
+        .specs
+        .as_ref()
+        .filter(|_| inventory.is_healthy())?;
+    Some((specs.min_api_version, specs.api_version))
 }
 
 /// The container that was made again in place of all the others, if they are copies.
@@ -311,11 +392,7 @@ pub(crate) mod tests {
     /// A healthy node with containers given as (ID, names, cluster-wide ID).
     pub(crate) fn node(name: &str, addr: &str, containers: &[(&str, &[&str], &str)]) -> Node {
         let addr: EngineAddr = addr.parse().unwrap();
-        let limits = Limits {
-            connect_timeout: Duration::from_secs(1),
-            max_connections: 1,
-            max_idle: 1,
-        };
+        let limits = Limits::new(Duration::from_secs(1), 1, 1);
         let transport = Arc::new(Transport::new(addr.clone(), &limits));
         let mut inventory = Inventory::pending(addr);
         inventory.status = crate::engine::health::Status::Healthy;
@@ -428,6 +505,69 @@ pub(crate) mod tests {
         snapshot.put(node("n2", "127.0.0.1:2", &[("bbb", &["web"], "")]));
         check(&snapshot, "web", None);
         check(&snapshot, "n2/web", Some("bbb"));
+    }
+
+    #[test]
+    fn containers_are_in_the_order_of_their_age() {
+        let _guard = runtime().enter();
+        let mut snapshot = Snapshot::default();
+        for (name, addr, ids) in [
+            ("n1", "127.0.0.1:1", [("a", 5), ("b", 1)]),
+            ("n2", "127.0.0.1:2", [("c", 3), ("d", 5)]),
+        ] {
+            let mut node = node(name, addr, &[]);
+            let mut inventory = (*node.inventory).clone();
+            for (id, seconds) in ids {
+                let mut container = container(id, &[], "");
+                container.created = DateTime::from_timestamp(seconds, 0).unwrap();
+                inventory
+                    .containers
+                    .insert(Arc::from(id), Arc::new(container));
+            }
+            node.inventory = Arc::new(inventory);
+            snapshot.put(node);
+        }
+        let ids = |snapshot: &Snapshot, last: Option<&Age>| -> Vec<String> {
+            let rest = snapshot.newest_first(last);
+            rest.map(|(_, found)| found.container.id.to_string())
+                .collect()
+        };
+        assert_eq!(ids(&snapshot, None), ["d", "a", "c", "b"]);
+        let (second, _) = snapshot.newest_first(None).nth(1).unwrap();
+        assert_eq!(ids(&snapshot, Some(second)), ["c", "b"]);
+        snapshot.remove(&"127.0.0.1:2".parse().unwrap());
+        assert_eq!(ids(&snapshot, None), ["a", "b"]);
+    }
+
+    #[test]
+    fn versions_are_those_of_the_healthy_nodes_that_are_there() {
+        let _guard = runtime().enter();
+        let speaking = |addr: &str, oldest: u32, newest: u32| {
+            let mut node = node("n", addr, &[]);
+            let mut inventory = (*node.inventory).clone();
+            inventory.specs = Some(Arc::new(Specs {
+                min_api_version: (1, oldest),
+                api_version: (1, newest),
+                ..Specs::default()
+            }));
+            node.inventory = Arc::new(inventory);
+            node
+        };
+        let mut snapshot = Snapshot::default();
+        assert_eq!(snapshot.api_versions(), None);
+        snapshot.put(speaking("127.0.0.1:1", 12, 41));
+        snapshot.put(speaking("127.0.0.1:2", 24, 44));
+        assert_eq!(snapshot.api_versions(), Some((1, 24)..=(1, 41)));
+        snapshot.put(speaking("127.0.0.1:1", 12, 48));
+        assert_eq!(snapshot.api_versions(), Some((1, 24)..=(1, 44)));
+        let mut down = speaking("127.0.0.1:2", 24, 44);
+        let mut inventory = (*down.inventory).clone();
+        inventory.status = crate::engine::health::Status::Unhealthy;
+        down.inventory = Arc::new(inventory);
+        snapshot.put(down);
+        assert_eq!(snapshot.api_versions(), Some((1, 12)..=(1, 48)));
+        snapshot.remove(&"127.0.0.1:1".parse().unwrap());
+        assert_eq!(snapshot.api_versions(), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub mod container;
+pub mod entry;
 pub mod resources;
 
 pub use container::Container;

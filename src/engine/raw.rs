@@ -117,15 +117,19 @@ impl RawObject {
 
     /// The object as JSON text.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(
-            self.members
-                .iter()
-                .map(|(n, v)| n.len() + v.get().len() + 4)
-                .sum(),
-        );
+        // Braces, and with each member two quotes, a colon and a comma; a name that has to be
+        // escaped costs another allocation.
+        let members = self.members.iter();
+        let length: usize = members.map(|(n, v)| n.len() + v.get().len() + 4).sum();
+        let mut out = Vec::with_capacity(length + 2);
         // Writing to memory cannot fail, and raw values are valid JSON.
         let _ = serde_json::to_writer(&mut out, self);
         out
+    }
+
+    /// The same as text.
+    pub fn to_text(&self) -> String {
+        String::from_utf8(self.to_bytes()).expect("JSON is UTF-8")
     }
 }
 

@@ -1,22 +1,22 @@
 //! Where an engine listens.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::Path, str::FromStr, sync::Arc};
 
 /// The address of one Docker engine.
 ///
 /// Written `host:port`, `[v6]:port`, or `unix:///path`; a `tcp://` in front is dropped. TLS is a
-/// property of the connection, not of the address.
+/// property of the connection, not of the address. Copies share the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EngineAddr {
     /// A TCP endpoint. `host` has no brackets.
     Tcp {
         /// Host name or IP literal.
-        host: String,
+        host: Arc<str>,
         /// 1 to 65535.
         port: u16,
     },
     /// A Unix socket on the manager's machine.
-    Unix(PathBuf),
+    Unix(Arc<Path>),
 }
 
 /// Why a text is not an engine address.
@@ -40,7 +40,7 @@ impl FromStr for EngineAddr {
             if !path.starts_with('/') {
                 return Err(fail("a socket path must be absolute"));
             }
-            return Ok(Self::Unix(PathBuf::from(path)));
+            return Ok(Self::Unix(Path::new(path).into()));
         }
         let bare = text.strip_prefix("tcp://").unwrap_or(text);
         let (host, port) = bare.rsplit_once(':').ok_or(fail("missing port"))?;
@@ -58,7 +58,7 @@ impl FromStr for EngineAddr {
         match port.parse::<u16>() {
             Ok(0) | Err(_) => Err(fail("the port is not between 1 and 65535")),
             Ok(port) => Ok(Self::Tcp {
-                host: host.to_owned(),
+                host: host.into(),
                 port,
             }),
         }

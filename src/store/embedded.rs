@@ -59,7 +59,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const WATCH_QUEUE: usize = 256;
 
 /// Memory for pages of the file, in bytes.
-const CACHE: usize = 64 << 20;
+const CACHE: usize = 16 << 20;
 
 /// A file that no store can be made of.
 #[derive(Debug, thiserror::Error)]

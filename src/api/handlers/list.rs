@@ -25,7 +25,7 @@ use crate::{
     },
     cluster::{
         Cluster,
-        snapshot::{Found, Node, Snapshot},
+        snapshot::{Age, Found, Node, Snapshot},
     },
     engine::{
         inventory::{Container, resources::Tag},
@@ -64,13 +64,20 @@ pub async fn list(context: &Context, query: &Query) -> Answer {
     refresh(context, &filters).await;
     let snapshot = context.cluster.snapshot();
     let select = Selection::new(&snapshot, query, filters)?;
-    let found = select.apply(&snapshot);
     let sizes = if query.flag("size") {
-        sizes(context, &found).await
+        sizes(context, select.apply(&snapshot)).await
     } else {
         Sizes::new()
     };
-    Ok(stream_entries(context.cluster.clone(), found, sizes))
+    Ok(stream_entries(List {
+        cluster: context.cluster.clone(),
+        now: Utc::now(),
+        left: select.most(),
+        select,
+        snapshot,
+        sizes,
+        last: None,
+    }))
 }
 
 /// Asks nodes anew if that is configured for these filters. A node that does not answer keeps the
@@ -102,11 +109,10 @@ type Sizes = HashMap<String, RawObject>;
 
 /// Asks the engines of the containers for sizes. Containers of an engine that does not tell have
 /// none.
-async fn sizes(context: &Context, found: &[Found]) -> Sizes {
+async fn sizes(context: &Context, found: impl Iterator<Item = Found>) -> Sizes {
     let nodes: BTreeMap<_, _> = found
-        .iter()
         .filter(|one| one.node.inventory.is_healthy())
-        .map(|one| (one.node.inventory.addr.clone(), Arc::clone(&one.node)))
+        .map(|one| (one.node.inventory.addr.clone(), one.node))
         .collect();
     let nodes = nodes.into_values().collect();
     let outcomes = on_each(&context.cluster, nodes, |node| async move {
@@ -205,26 +211,19 @@ impl Selection {
         })
     }
 
-    fn apply(&self, snapshot: &Snapshot) -> Vec<Found> {
-        let mut found: Vec<Found> = Vec::new();
-        for node in snapshot.validated() {
-            for container in node.inventory.containers.values() {
-                if self.wants(node, container) {
-                    found.push(Found {
-                        node: Arc::clone(node),
-                        container: Arc::clone(container),
-                    });
-                }
-            }
+    /// The most containers that the answer may have.
+    fn most(&self) -> usize {
+        match self.limit {
+            0 => usize::MAX,
+            limit => limit,
         }
-        found.sort_unstable_by(|a, b| {
-            let key = |f: &Found| (f.container.created, Arc::clone(&f.container.id));
-            key(b).cmp(&key(a))
-        });
-        if self.limit > 0 {
-            found.truncate(self.limit);
-        }
-        found
+    }
+
+    /// The wanted containers, newest first.
+    fn apply(&self, snapshot: &Snapshot) -> impl Iterator<Item = Found> {
+        let all = snapshot.newest_first(None).map(|(_, found)| found);
+        all.filter(|found| self.wants(&found.node, &found.container))
+            .take(self.most())
     }
 
     fn wants(&self, node: &Node, container: &Container) -> bool {
@@ -368,56 +367,76 @@ fn split_port(text: &str) -> Option<(u16, &str)> {
     Some((port.parse().ok()?, protocol))
 }
 
-/// Encodes entries as they are sent, so that the answer is never in memory as a whole.
-fn stream_entries(cluster: Cluster, found: Vec<Found>, sizes: Sizes) -> Response<Body> {
-    let now: DateTime<Utc> = Utc::now();
-    let state = (cluster, found.into_iter(), sizes, Part::Start);
-    let chunks = stream::unfold(state, move |(cluster, mut found, sizes, part)| async move {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES + 4096);
-        let mut first = match part {
-            Part::End => return None,
-            Part::Start => {
-                chunk.push(b'[');
-                true
+/// An answer under way.
+struct List {
+    cluster: Cluster,
+    snapshot: Arc<Snapshot>,
+    select: Selection,
+    sizes: Sizes,
+    now: DateTime<Utc>,
+    /// How many more there may be.
+    left: usize,
+    /// The last container that was looked at; `None` before the first.
+    last: Option<Age>,
+}
+
+impl List {
+    /// Appends entries to `chunk` until it is full. Returns whether there may be more.
+    fn fill(&mut self, chunk: &mut Vec<u8>) -> bool {
+        let mut last = None;
+        for (age, found) in self.snapshot.newest_first(self.last.as_ref()) {
+            if self.left == 0 {
+                return false;
             }
-            Part::Middle => false,
-        };
-        let mut next = Part::End;
-        for one in found.by_ref() {
-            if !first {
+            if !self.select.wants(&found.node, &found.container) {
+                continue;
+            }
+            self.left -= 1;
+            if chunk.last() != Some(&b'[') {
                 chunk.push(b',');
             }
-            first = false;
-            let more = sizes.get(&*one.container.id);
-            let inventory = &one.node.inventory;
-            let waiting = match inventory.is_healthy() {
-                true => None,
-                false => cluster.why_waiting(&inventory.addr, &one.container.id),
-            };
-            let entry = entries::encode(&one.container, inventory, waiting.as_deref(), more, now);
-            chunk.extend(entry);
+            self.encode(&found, chunk);
             if chunk.len() >= CHUNK_BYTES {
-                next = Part::Middle;
+                last = Some(age.clone());
                 break;
             }
         }
-        if matches!(next, Part::End) {
+        self.last = last;
+        self.last.is_some()
+    }
+
+    fn encode(&self, found: &Found, chunk: &mut Vec<u8>) {
+        let Found { node, container } = found;
+        let inventory = &node.inventory;
+        let waiting = match inventory.is_healthy() {
+            true => None,
+            false => self.cluster.why_waiting(&inventory.addr, &container.id),
+        };
+        let more = self.sizes.get(&*container.id);
+        let waiting = waiting.as_deref();
+        entries::encode(chunk, container, inventory, waiting, more, self.now);
+    }
+}
+
+/// Encodes entries as they are sent, so that the answer is never in memory as a whole.
+fn stream_entries(list: List) -> Response<Body> {
+    let chunks = stream::unfold(Some((list, true)), |state| async {
+        let (mut list, is_first) = state?;
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES + 4096);
+        if is_first {
+            chunk.push(b'[');
+        }
+        let has_more = list.fill(&mut chunk);
+        if !has_more {
             chunk.extend_from_slice(b"]\n");
         }
         let frame = Ok::<_, Infallible>(Frame::data(Bytes::from(chunk)));
-        Some((frame, (cluster, found, sizes, next)))
+        Some((frame, has_more.then_some((list, false))))
     });
     let body = StreamBody::new(chunks)
         .map_err(|never| -> BodyError { match never {} })
         .boxed_unsync();
     json_bytes(StatusCode::OK, body)
-}
-
-/// How far an answer has come.
-enum Part {
-    Start,
-    Middle,
-    End,
 }
 
 #[cfg(test)]
@@ -446,7 +465,6 @@ mod tests {
         let selection = Selection::new(&snapshot, &query, filters).unwrap();
         let ids: Vec<_> = selection
             .apply(&snapshot)
-            .iter()
             .map(|f| f.container.id.to_string())
             .collect();
         assert_eq!(ids, expected, "{query:?}");

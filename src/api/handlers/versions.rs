@@ -43,22 +43,17 @@ pub fn check(snapshot: &Snapshot, version: Option<&str>) -> Result<(), ApiError>
 /// The oldest version that every healthy engine speaks, or the newest one they have in common if
 /// they have none.
 pub fn oldest(snapshot: &Snapshot) -> (u32, u32) {
-    snapshot
-        .nodes()
-        .filter(|node| node.inventory.is_healthy())
-        .filter_map(|node| Some(node.inventory.specs.as_ref()?.min_api_version))
-        .fold(MIN_API_VERSION, Ord::max)
+    let oldest = snapshot.api_versions().map(|versions| *versions.start());
+    oldest
+        .unwrap_or(MIN_API_VERSION)
+        .max(MIN_API_VERSION)
         .min(newest(snapshot).unwrap_or(MAX_API_VERSION))
 }
 
 /// The newest version that every healthy engine speaks, as far as it is known here.
 fn newest(snapshot: &Snapshot) -> Option<(u32, u32)> {
-    snapshot
-        .nodes()
-        .filter(|node| node.inventory.is_healthy())
-        .filter_map(|node| Some(node.inventory.specs.as_ref()?.api_version))
-        .min()
-        .map(|version| version.min(MAX_API_VERSION))
+    let versions = snapshot.api_versions()?;
+    Some((*versions.end()).min(MAX_API_VERSION))
 }
 
 /// The path for the engine of `node`, with the version the client used, or the nearest one that

@@ -251,7 +251,7 @@ impl Memory {
                 .filter(|create| !create.is_empty()),
         };
         let mut record = RawObject::default();
-        if let Ok(entry) = serde_json::from_slice::<&RawValue>(&container.entry) {
+        if let Ok(entry) = serde_json::from_str::<&RawValue>(container.entry.text()) {
             record.set("Entry", entry);
         }
         if let Ok(inspect) = serde_json::from_slice::<&RawValue>(&document.inspect) {

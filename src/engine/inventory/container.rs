@@ -7,7 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::{
-    engine::raw::{MemberError, RawObject, null_as_default},
+    engine::{
+        inventory::entry::ListEntry,
+        raw::{MemberError, RawObject, null_as_default},
+    },
     model::{
         directive::{Directives, FENCE_LABEL, ID_LABEL, ReschedulePolicy},
         port::PortBinding,
@@ -59,7 +62,7 @@ pub struct Container {
     /// Exec instances that were seen.
     pub exec_ids: Vec<String>,
     /// The engine's own list entry, `Status` and `Names` included.
-    pub entry: Bytes,
+    pub entry: ListEntry,
     /// The inspect document of a container that may have to be made again elsewhere; empty for
     /// others.
     pub document: Bytes,
@@ -281,7 +284,7 @@ impl Container {
                 .collect(),
             mounts: inspect.mounts,
             exec_ids: inspect.exec_ids,
-            entry: Bytes::from(entry.to_bytes()),
+            entry: ListEntry::new(entry)?,
             document,
         })
     }
@@ -414,8 +417,8 @@ mod tests {
         );
         assert_eq!(container.names, ["db", "web/db"]);
         assert_eq!(
-            &container.entry[..],
-            br#"{"Names":["/web/db","/db"],"Future":1}"#
+            container.entry.text(),
+            r#"{"Names":["/web/db","/db"],"Future":1}"#
         );
     }
 

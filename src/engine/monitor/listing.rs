@@ -225,7 +225,7 @@ impl Monitor {
 
 /// Whether a list entry still tells what is known of the container, clock-dependent text aside.
 fn is_same(known: &Container, entry: &RawObject) -> bool {
-    let Ok(before) = RawObject::parse(&known.entry) else {
+    let Ok(before) = RawObject::parse(known.entry.text().as_bytes()) else {
         return false;
     };
     let same_members = before.iter().count() == entry.iter().count()
