@@ -4,6 +4,7 @@
 //! configuration is complete, every plugin is loaded and configured, every socket is bound.
 
 mod ask;
+mod files;
 mod nodes;
 mod reload;
 mod volumes;
@@ -29,7 +30,7 @@ use crate::{
         store::{self as store_config, StoreUrl},
     },
     discovery::Backend,
-    engine::{inventory::container, transport},
+    engine::{inventory::container, pool::Pool, transport},
     plugin::{self, Kind, Loader, Plugins, Spec},
     registry::Registries,
     scheduler::Scheduler,
@@ -304,11 +305,12 @@ fn cpu_shares(config: &Config) -> container::CpuShares {
 
 fn cluster_options(config: &Config, tls: tls::Engines, leadership: Leadership) -> cluster::Options {
     cluster::Options {
-        limits: transport::Limits {
-            connect_timeout: config.engine.connect_timeout,
-            max_connections: config.engine.max_connections.get(),
-            max_idle: config.engine.max_idle_connections,
-        },
+        limits: transport::Limits::new(
+            config.engine.connect_timeout,
+            config.engine.max_connections.get(),
+            config.engine.max_idle_connections,
+        ),
+        pool: Pool::new(files::for_engines(files::raise_limit())),
         tls,
         request_timeout: config.engine.request_timeout,
         refresh_min: config.engine.refresh_min_interval,

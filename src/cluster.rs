@@ -35,6 +35,7 @@ use crate::{
     engine::{
         inventory::container::CpuShares,
         monitor::{Monitors, Recall, Refresh},
+        pool::Pool,
         transport::{Fence, Limits},
     },
     model::address::EngineAddr,
@@ -74,6 +75,8 @@ use self::{
 pub struct Options {
     /// Bounds on connections to each engine.
     pub limits: Limits,
+    /// The connections of all engines together.
+    pub pool: Pool,
     /// Which engines are spoken to over TLS.
     pub tls: tls::Engines,
     /// Deadline of the manager's own calls to an engine.
@@ -184,6 +187,7 @@ impl Cluster {
         let monitors = Monitors::new(
             crate::engine::monitor::Options {
                 limits: options.limits.clone(),
+                pool: options.pool.clone(),
                 tls: options.tls.clone(),
                 request_timeout: options.request_timeout,
                 refresh_min: options.refresh_min,

@@ -1,7 +1,8 @@
 //! One Docker engine: how it is reached, what it holds, whether it is well.
 //!
 //! ```text
-//! transport  bytes to and from the engine, connections bounded and reused
+//! transport  bytes to and from the engine
+//! pool       its connections, reused, and bounded over all engines
 //! client     the manager's own calls, each with a deadline
 //! inventory  what the engine holds, as parsed from its answers
 //! health     the state machine: pending, healthy, unhealthy
@@ -17,5 +18,6 @@ pub mod health;
 pub mod inventory;
 pub mod lines;
 pub mod monitor;
+pub mod pool;
 pub mod raw;
 pub mod transport;

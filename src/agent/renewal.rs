@@ -18,6 +18,7 @@ use super::{
 use crate::{
     engine::{
         client::{Client, encode},
+        pool::Pool,
         transport::{Fence, Limits, Transport},
     },
     store::{
@@ -169,11 +170,8 @@ async fn names_below(store: &dyn Store, key: &str) -> Option<Vec<String>> {
 /// A manager's API.
 pub(super) fn client(options: &Options, manager: &str) -> Option<Client> {
     let addr = manager.parse().ok()?;
-    let limits = Limits {
-        connect_timeout: options.ttl / 4,
-        max_connections: 1,
-        max_idle: 0,
-    };
-    let transport = Transport::with_tls(addr, &limits, options.tls.clone(), Fence::default());
+    let limits = Limits::new(options.ttl / 4, 1, 0);
+    let (tls, pool) = (options.tls.clone(), Pool::default());
+    let transport = Transport::with_tls(addr, &limits, tls, Fence::default(), &pool);
     Some(Client::new(Arc::new(transport), ENGINE))
 }

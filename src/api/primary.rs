@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     cluster::election::{Leadership, Role},
-    engine::transport::{Body, BodyError, Fence, Limits, Transport, empty},
+    engine::{
+        pool::Pool,
+        transport::{Body, BodyError, Fence, Limits, Transport, empty},
+    },
     model::cause::innermost,
     tls,
 };
@@ -39,6 +42,9 @@ const PASSED_ON: HeaderName = HeaderName::from_static("skep-passed-on");
 
 /// How long connecting to the leader may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections to the primary that are kept for the next request.
+const MAX_IDLE: usize = 32;
 
 /// How long a leader that lost its office may take for its last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -262,13 +268,10 @@ impl Primary {
         let addr = primary
             .parse()
             .map_err(|error| unreachable(primary, &error))?;
-        let limits = Limits {
-            connect_timeout: CONNECT_TIMEOUT,
-            max_connections: self.max_connections,
-            max_idle: 32,
-        };
-        let tls = self.options.tls.clone();
-        let transport = Arc::new(Transport::with_tls(addr, &limits, tls, Fence::default()));
+        let limits = Limits::new(CONNECT_TIMEOUT, self.max_connections, MAX_IDLE);
+        let (tls, pool) = (self.options.tls.clone(), Pool::default());
+        let transport = Transport::with_tls(addr, &limits, tls, Fence::default(), &pool);
+        let transport = Arc::new(transport);
         *current = Some((primary.to_owned(), Arc::clone(&transport)));
         Ok(transport)
     }

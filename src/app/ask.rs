@@ -11,6 +11,7 @@ use crate::{
     config::{engine::Engine, tls::EngineTls},
     engine::{
         client::{Client, encode},
+        pool::Pool,
         transport::{Fence, Limits, Transport},
     },
     model::address::EngineAddr,
@@ -145,17 +146,13 @@ fn connect(manager: &Manager) -> anyhow::Result<Client> {
     let addr: EngineAddr = host
         .parse()
         .map_err(|error| anyhow!("`{host}` is no address of a manager: {error}"))?;
-    let limits = Limits {
-        connect_timeout: Duration::from_secs(10),
-        max_connections: 1,
-        max_idle: 0,
-    };
+    let limits = Limits::new(Duration::from_secs(10), 1, 0);
     let engine = Engine {
         tls: manager.tls.clone(),
         ..Engine::default()
     };
     let tls = Reloader::default().engines(&engine)?.client(&addr);
-    let transport = Transport::with_tls(addr, &limits, tls, Fence::default());
+    let transport = Transport::with_tls(addr, &limits, tls, Fence::default(), &Pool::default());
     Ok(Client::new(Arc::new(transport), PATIENCE))
 }
 

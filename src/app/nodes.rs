@@ -18,6 +18,7 @@ use crate::{
     discovery::{Backend, Change},
     engine::{
         client::Client,
+        pool::Pool,
         transport::{Fence, Limits, Transport},
     },
     model::address::EngineAddr,
@@ -108,14 +109,10 @@ fn lease_options(
         .engine
         .parse()
         .map_err(|error| anyhow!("`{}` is no address of an engine: {error}", fencing.engine))?;
-    let limits = Limits {
-        connect_timeout: LOOK,
-        max_connections: 16,
-        max_idle: 1,
-    };
+    let limits = Limits::new(LOOK, 16, 1);
     let mut reloader = tls::Reloader::default();
     let tls = reloader.engines(&config.engine)?.client(&addr);
-    let transport = Transport::with_tls(addr, &limits, tls, Fence::default());
+    let transport = Transport::with_tls(addr, &limits, tls, Fence::default(), &Pool::default());
     let files = config.api.tls.as_ref();
     let tls = files.map(|files| reloader.peers(files)).transpose()?;
     Ok(Some(agent::Options {

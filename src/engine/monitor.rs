@@ -33,6 +33,7 @@ use crate::{
         health::{Health, MAX_BACK_OFF, Status, Transition, back_off},
         inventory::{Inventory, container::CpuShares},
         lines::Lines,
+        pool::Pool,
         transport::{Fence, Limits, Transport},
     },
     model::address::EngineAddr,
@@ -59,6 +60,12 @@ const EVENT_BATCH: usize = 512;
 /// stream, the inspections of a listing, and a few to spare.
 const OWN_CONNECTIONS: usize = 12;
 
+/// How long one of them is kept: re-lists are far apart, and in between there are only events.
+const OWN_IDLE: Duration = Duration::from_secs(2);
+
+/// How much a monitor reads at a time. A connection keeps so much memory for as long as it lasts.
+const OWN_READ_BYTES: usize = 16 * 1024;
+
 /// An event stream that lasted this long was good; shorter ones are reopened ever more slowly.
 const GOOD_STREAM: Duration = Duration::from_secs(10);
 
@@ -67,6 +74,8 @@ const GOOD_STREAM: Duration = Duration::from_secs(10);
 pub struct Options {
     /// Bounds on connections to each engine.
     pub limits: Limits,
+    /// The connections of all engines together.
+    pub pool: Pool,
     /// Which engines are spoken to over TLS.
     pub tls: tls::Engines,
     /// Deadline of each own call.
@@ -88,7 +97,7 @@ pub struct Options {
 impl Options {
     fn client(&self, addr: EngineAddr, limits: &Limits) -> Client {
         let tls = self.tls.client(&addr);
-        let transport = Transport::with_tls(addr, limits, tls, self.fence.clone());
+        let transport = Transport::with_tls(addr, limits, tls, self.fence.clone(), &self.pool);
         Client::new(Arc::new(transport), self.request_timeout)
     }
 }
@@ -227,6 +236,8 @@ impl Monitors {
         let own_limits = Limits {
             max_connections: OWN_CONNECTIONS,
             max_idle: options.limits.max_idle.min(1),
+            idle_timeout: OWN_IDLE,
+            read_bytes: Some(OWN_READ_BYTES),
             ..options.limits.clone()
         };
         let recall = Arc::new(Slot::new(self.unheard()));

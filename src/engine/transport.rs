@@ -1,8 +1,7 @@
 //! Bytes to and from one engine.
 //!
-//! Connections are reused, and their number is bounded: with ten thousand engines a manager must
-//! fit the usual limit of open files. Upgraded connections (attach, exec) count too and are given
-//! back when they end.
+//! Connections are reused, and their number is bounded ([`pool`](super::pool)). Upgraded ones
+//! (attach, exec) count too, and free their place when they end.
 //!
 //! TLS comes in here: a third kind of socket, chosen by the connector. Nothing above this module
 //! notices.
@@ -17,26 +16,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{Request, Response};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, rt::ReadBufCursor};
-use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{Connected, Connection},
-    },
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-};
-use tokio::{
-    net::{TcpStream, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use hyper::{body::Incoming, client::conn::http1, rt::ReadBufCursor};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::pool::{Busy, Place, Pool, Share};
 use crate::{
     model::address::EngineAddr,
     tls::{self, HandshakeError},
 };
+
+/// The most that is read at a time.
+const MAX_READ_BYTES: usize = 1024 * 1024;
 
 /// The body of a request to an engine.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -96,6 +90,23 @@ pub struct Limits {
     pub max_connections: usize,
     /// Connections kept for the next request.
     pub max_idle: usize,
+    /// How long each of those is kept.
+    pub idle_timeout: Duration,
+    /// How much is read at a time, in bytes; `None` for as much as comes, up to a megabyte.
+    pub read_bytes: Option<usize>,
+}
+
+impl Limits {
+    /// Bounds with the usual time that connections are kept, and reads of any length.
+    pub fn new(connect_timeout: Duration, max_connections: usize, max_idle: usize) -> Self {
+        Self {
+            connect_timeout,
+            max_connections,
+            max_idle,
+            idle_timeout: Duration::from_secs(30),
+            read_bytes: None,
+        }
+    }
 }
 
 /// How one engine is reached.
@@ -103,7 +114,8 @@ pub struct Limits {
 pub struct Transport {
     addr: EngineAddr,
     tls: Option<tls::Client>,
-    client: Client<Connector, Body>,
+    connector: Connector,
+    share: Arc<Share>,
 }
 
 /// Why a request got no answer.
@@ -158,35 +170,35 @@ pub enum TransportError {
 }
 
 impl Transport {
-    /// Prepares to talk to `addr` without TLS; connects when the first request is sent.
+    /// Prepares to talk to `addr` without TLS and with connections of its own; connects when the
+    /// first request is sent.
     pub fn new(addr: EngineAddr, limits: &Limits) -> Self {
-        Self::with_tls(addr, limits, None, Fence::default())
+        Self::with_tls(addr, limits, None, Fence::default(), &Pool::default())
     }
 
-    /// The same, with TLS if `tls` says how. Requests that change the engine are sent while
-    /// `fence` is open, which it is asked when the first byte is written.
+    /// The same, with TLS if `tls` says how, and with a part of the connections of `pool`. Requests
+    /// that change the engine are sent while `fence` is open, which it is asked when the first byte
+    /// is written.
     pub fn with_tls(
         addr: EngineAddr,
         limits: &Limits,
         tls: Option<tls::Client>,
         fence: Fence,
+        pool: &Pool,
     ) -> Self {
         let connector = Connector {
             addr: addr.clone(),
             tls: tls.clone(),
             fence,
             timeout: limits.connect_timeout,
-            limit: limits.max_connections,
-            permits: Arc::new(Semaphore::new(limits.max_connections)),
+            read_bytes: limits.read_bytes,
         };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(limits.max_idle)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .http1_max_buf_size(1024 * 1024)
-            .build(connector);
-        Self { addr, tls, client }
+        Self {
+            addr,
+            tls,
+            connector,
+            share: Arc::new(pool.share(limits)),
+        }
     }
 
     /// Whether connections are protected.
@@ -222,29 +234,26 @@ impl Transport {
         mut request: Request<Body>,
         path: &str,
     ) -> Result<Response<Incoming>, TransportError> {
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority("engine")
-            .path_and_query(path)
-            .build()
-            .map_err(|error| TransportError::Lost {
-                addr: self.url(),
-                source: error.into(),
-            })?;
-        *request.uri_mut() = uri;
+        *request.uri_mut() = path.parse().map_err(|error| TransportError::Lost {
+            addr: self.url(),
+            source: BodyError::from(http::Error::from(error)),
+        })?;
         *request.version_mut() = http::Version::HTTP_11;
         request
             .headers_mut()
             .insert(http::header::HOST, http::HeaderValue::from_static("docker"));
-        self.client
-            .request(request)
-            .await
-            .map_err(|error| self.explain(error))
+        let connect = || self.connector.connect(&self.share);
+        let sent = self.share.send(request, connect).await;
+        sent.map_err(|failure| self.explain(failure))
     }
 
-    fn explain(&self, error: hyper_util::client::legacy::Error) -> TransportError {
+    fn explain(&self, failure: Failure) -> TransportError {
         let addr = self.url();
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        let (source, is_connecting) = match failure {
+            Failure::Connect(source) => (source, true),
+            Failure::Sent(error) => (error.into(), false),
+        };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*source);
         while let Some(inner) = cause {
             if let Some(busy) = inner.downcast_ref::<Busy>() {
                 return TransportError::Busy {
@@ -269,9 +278,7 @@ impl Transport {
             }
             cause = inner.source();
         }
-        let connecting = error.is_connect();
-        let source = error.into();
-        if connecting {
+        if is_connecting {
             TransportError::Connect { addr, source }
         } else {
             TransportError::Lost { addr, source }
@@ -286,7 +293,7 @@ impl Transport {
     pub async fn resolve(&self) -> io::Result<IpAddr> {
         match &self.addr {
             EngineAddr::Unix(_) => Ok(IpAddr::from([127, 0, 0, 1])),
-            EngineAddr::Tcp { host, port } => tokio::net::lookup_host((host.as_str(), *port))
+            EngineAddr::Tcp { host, port } => tokio::net::lookup_host((&**host, *port))
                 .await?
                 .next()
                 .map(|addr| addr.ip())
@@ -309,30 +316,47 @@ struct Connector {
     tls: Option<tls::Client>,
     fence: Fence,
     timeout: Duration,
-    limit: usize,
-    permits: Arc<Semaphore>,
+    read_bytes: Option<usize>,
 }
 
-/// All connections are in use.
-#[derive(Debug, thiserror::Error)]
-#[error("all {limit} connections are in use")]
-struct Busy {
-    limit: usize,
+/// How far a request came that got no answer.
+enum Failure {
+    /// There was no connection.
+    Connect(BodyError),
+    /// The connection did not last.
+    Sent(hyper::Error),
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        Self::Sent(error)
+    }
 }
 
 impl Connector {
-    async fn connect(self) -> Result<EngineStream, BodyError> {
-        let busy = Busy { limit: self.limit };
-        // Most calls are short, so a place is worth waiting for. A connection that another call
-        // gives back in the meantime is used instead of this one.
-        let free = self.permits.acquire_owned();
-        let Ok(Ok(permit)) = tokio::time::timeout(self.timeout, free).await else {
-            return Err(busy.into());
+    /// Opens a connection and starts the task that serves it.
+    async fn connect(&self, share: &Share) -> Result<http1::SendRequest<Body>, Failure> {
+        let stream = self.open(share).await.map_err(Failure::Connect)?;
+        let mut http = http1::Builder::new();
+        match self.read_bytes {
+            Some(bytes) => http.read_buf_exact_size(Some(bytes)),
+            None => http.max_buf_size(MAX_READ_BYTES),
         };
+        let (sender, connection) = http.handshake(stream).await?;
+        tokio::spawn(async move {
+            // Whoever waits for an answer hears of its end.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(sender)
+    }
+
+    async fn open(&self, share: &Share) -> Result<EngineStream, BodyError> {
+        // Most calls are short, so a place is worth waiting for.
+        let place = share.place().await?;
         let socket = tokio::time::timeout(self.timeout, async {
             Ok::<_, BodyError>(match &self.addr {
                 EngineAddr::Tcp { host, port } => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    let stream = TcpStream::connect((&**host, *port)).await?;
                     stream.set_nodelay(true)?;
                     keep_alive(&stream)?;
                     match &self.tls {
@@ -352,8 +376,8 @@ impl Connector {
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(EngineStream {
             socket,
-            fence: self.fence,
-            _permit: permit,
+            fence: self.fence.clone(),
+            _place: place,
         })
     }
 }
@@ -372,37 +396,17 @@ pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_keepalive(&options)
 }
 
-impl tower_service::Service<Uri> for Connector {
-    type Response = EngineStream;
-    type Error = BodyError;
-    type Future = Pin<Box<dyn Future<Output = Result<EngineStream, BodyError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().connect())
-    }
-}
-
 /// A connection to an engine; dropping it frees its place.
 struct EngineStream {
     socket: Socket,
     fence: Fence,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 enum Socket {
     Tcp(TokioIo<TcpStream>),
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
     Unix(TokioIo<UnixStream>),
-}
-
-impl Connection for EngineStream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
 }
 
 /// Hands a poll to whichever socket it is.

@@ -10,7 +10,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use skep::{
     api::{self, Listener},
-    engine::transport::{Fence, Limits, Transport, full},
+    engine::{
+        pool::Pool,
+        transport::{Fence, Limits, Transport, full},
+    },
     tls,
 };
 use skep_fleet::Fault;
@@ -73,16 +76,13 @@ impl Daemon {
             options,
             shutdown.clone(),
         ));
-        let limits = Limits {
-            connect_timeout: PATIENCE,
-            max_connections: 100,
-            max_idle: 8,
-        };
+        let limits = Limits::new(PATIENCE, 100, 8);
         let client = Transport::with_tls(
             addr.to_string().parse().unwrap(),
             &limits,
             tls,
             Fence::default(),
+            &Pool::default(),
         );
         Self {
             bench,

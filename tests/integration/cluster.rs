@@ -15,8 +15,8 @@ use skep::{
     },
     discovery::{Backend, BackendError, Batch, Change},
     engine::{
-        health::Status, inventory::container::CpuShares, monitor::Refresh, raw::RawObject,
-        transport::Limits,
+        health::Status, inventory::container::CpuShares, monitor::Refresh, pool::Pool,
+        raw::RawObject, transport::Limits,
     },
     model::directive::Kind,
     scheduler::{
@@ -238,11 +238,8 @@ impl Bench {
 
 fn options() -> Options {
     Options {
-        limits: Limits {
-            connect_timeout: Duration::from_secs(5),
-            max_connections: 64,
-            max_idle: 4,
-        },
+        limits: Limits::new(Duration::from_secs(5), 64, 4),
+        pool: Pool::default(),
         tls: tls::Engines::default(),
         request_timeout: Duration::from_secs(5),
         refresh_min: Duration::from_secs(3600),

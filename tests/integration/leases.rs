@@ -170,11 +170,7 @@ impl Node {
     }
 
     fn client(&self) -> Client {
-        let limits = Limits {
-            connect_timeout: TTL,
-            max_connections: 16,
-            max_idle: 1,
-        };
+        let limits = Limits::new(TTL, 16, 1);
         let addr = self.engine().addr().to_string().parse().unwrap();
         Client::new(Arc::new(Transport::new(addr, &limits)), TTL)
     }
