@@ -36,7 +36,17 @@ impl Daemon {
     ///
     /// The daemon ends instead.
     pub fn start(program: &str, options: &[&str]) -> Self {
-        let mut child = Command::new(program)
+        Self::start_with(&mut Command::new(program), options)
+    }
+
+    /// The same for a command that ends with `skep`, such as one that runs it under valgrind and
+    /// writes nothing of its own to the standard error.
+    ///
+    /// # Panics
+    ///
+    /// The daemon ends instead.
+    pub fn start_with(command: &mut Command, options: &[&str]) -> Self {
+        let mut child = command
             .args(["--log-format", "json", "manage", "-H"])
             .arg(format!("tcp://{}:0", own_host()))
             .args(options)
