@@ -27,9 +27,9 @@
 //!
 //! | layer | modules | may import |
 //! |---|---|---|
-//! | 0 | `model`, `signal`, `unix_socket` | nothing of ours |
+//! | 0 | `model`, `signal`, `unix_socket`, `atomic_file`, `boot` | nothing of ours |
 //! | 1 | `config`, `registry`, `tls`, `telemetry` | `model` (all but `config` also `config`) |
-//! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `engine` also `registry`; `volume` also `unix_socket`; `scheduler` only `model` |
+//! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `engine` also `registry`; `volume` also `unix_socket`, `atomic_file`, `boot`; `scheduler` only `model` |
 //! | 3 | `cluster`, `plugin` | layers 0-2; never each other |
 //! | 4 | `api`, `admin`, `agent` | `api`, `admin`: layers 0-2 and `cluster`; `agent`: layers 0-2 |
 //! | 5 | `app` | everything: the one file where `cluster` and `plugin` meet |
@@ -82,6 +82,8 @@
 pub mod agent;
 pub mod api;
 pub mod app;
+pub mod atomic_file;
+pub mod boot;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -25,10 +25,11 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     ENGINE, Options, REPRIEVE,
-    note::{Fenced, Keeper, Standing, now},
+    note::{Fenced, Keeper, Standing},
     renewal,
 };
 use crate::{
+    boot,
     engine::client::{Client, ClientError, encode},
     model::directive::{Directives, Kind, ReschedulePolicy},
     store::agents::FencedContainer,
@@ -145,7 +146,7 @@ impl Guard {
             fenced,
             is_alone: false,
             reprieved_until: Duration::ZERO,
-            looked_at: now(),
+            looked_at: boot::elapsed(),
             running: Vec::new(),
             listed_at: None,
             is_listing: false,
@@ -181,7 +182,7 @@ impl Guard {
     /// Does what is to be done now, and returns how long that will do.
     fn look(&mut self) -> Duration {
         let standing = self.standings.borrow_and_update().clone();
-        let now = now();
+        let now = boot::elapsed();
         if now.saturating_sub(self.looked_at) > LOOK + ABSENT && standing.valid_until < now {
             // It ended while this process, or the host, stood still: there may be no copy at all.
             self.reprieved_until = now + REPRIEVE;
@@ -226,7 +227,9 @@ impl Guard {
 
     /// Asks the engine what runs, unless it was asked just now.
     fn list(&mut self) {
-        let is_due = self.listed_at.is_none_or(|at| now() - at >= LIST_INTERVAL);
+        let is_due = self
+            .listed_at
+            .is_none_or(|at| boot::elapsed() - at >= LIST_INTERVAL);
         if self.is_listing || !is_due {
             return;
         }
@@ -291,7 +294,7 @@ impl Guard {
         match ended {
             Ended::Listed(listed) => {
                 self.is_listing = false;
-                self.listed_at = Some(now());
+                self.listed_at = Some(boot::elapsed());
                 match listed {
                     Ok(running) => self.running = running,
                     Err(reason) if self.is_alone => {

@@ -5,15 +5,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    fs,
+    path::PathBuf,
     sync::{Arc, LazyLock, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::{Options, REPRIEVE};
+use crate::{
+    atomic_file::{self, Durability},
+    boot,
+};
 
 /// Most managers that are remembered.
 const MAX_MANAGERS: usize = 16;
@@ -21,7 +26,7 @@ const MAX_MANAGERS: usize = 16;
 /// How a lease stands.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Standing {
-    /// Until when it is valid for sure, by [`now`].
+    /// Until when it is valid for sure, by [`boot::elapsed`].
     pub valid_until: Duration,
     /// How often it was renewed since this process started.
     pub renewals: u64,
@@ -43,13 +48,17 @@ pub(super) type Fenced = BTreeMap<String, Option<String>>;
 struct Note {
     /// Which run of the host it is of.
     boot: String,
-    /// When a renewal that succeeded was asked for, milliseconds by [`now`]; `None` once the lease
+    /// When a renewal that succeeded was asked for, milliseconds by [`boot::elapsed`]; `None` once the lease
     /// was given back.
     renewed_at: Option<u64>,
     counts: bool,
     managers: BTreeSet<String>,
     fenced: Fenced,
 }
+
+/// Which run of the host this is; where that is unknown, which process.
+static BOOT: LazyLock<String> =
+    LazyLock::new(|| boot::id().unwrap_or_else(|_| rand::random::<u64>().to_string()));
 
 /// Keeps the note. Clones keep the same one.
 #[derive(Clone)]
@@ -79,7 +88,7 @@ impl Keeper {
     /// How the lease stands when the agent starts, and what an earlier one stopped.
     pub async fn load(&self) -> (Standing, Fenced) {
         let mut standing = Standing {
-            valid_until: now() + self.ttl,
+            valid_until: boot::elapsed() + self.ttl,
             managers: self.managers.clone(),
             ..Standing::default()
         };
@@ -88,12 +97,12 @@ impl Keeper {
         };
         standing.counts = note.counts;
         standing.managers.extend(note.managers.iter().cloned());
-        let renewed_at = note.renewed_at.filter(|_| note.boot == boot());
+        let renewed_at = note.renewed_at.filter(|_| note.boot == *BOOT);
         let ends_at = renewed_at.map(|at| Duration::from_millis(at) + self.ttl);
         // A time to come is of another clock.
-        let ends_at = ends_at.filter(|at| *at <= now() + self.ttl);
-        standing.valid_until = ends_at.unwrap_or_default().max(now() + REPRIEVE);
-        if note.counts && ends_at.is_none_or(|at| at < now()) {
+        let ends_at = ends_at.filter(|at| *at <= boot::elapsed() + self.ttl);
+        standing.valid_until = ends_at.unwrap_or_default().max(boot::elapsed() + REPRIEVE);
+        if note.counts && ends_at.is_none_or(|at| at < boot::elapsed()) {
             info!(
                 "this node has no lease any more: unless it is renewed within {REPRIEVE:?}, containers \
                  that may be made again elsewhere are stopped"
@@ -111,7 +120,7 @@ impl Keeper {
     pub async fn renewed(&self, asked_at: Duration, standing: &Standing) {
         {
             let mut note = self.note();
-            note.boot = boot().to_owned();
+            note.boot.clone_from(&BOOT);
             note.renewed_at = Some(u64::try_from(asked_at.as_millis()).unwrap_or(u64::MAX));
             note.counts = standing.counts;
             note.managers = standing.managers.clone();
@@ -155,7 +164,14 @@ impl Keeper {
         };
         let _only = self.writing.lock().await;
         let text = serde_json::to_vec(&*self.note()).unwrap_or_default();
-        if let Err(error) = replace(path, &text).await {
+        let file = path.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            if let Some(directory) = file.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            atomic_file::replace(&file, &text, Durability::Machine)
+        });
+        if let Err(error) = writing.await.unwrap_or_else(|error| Err(error.into())) {
             warn!(path = %path.display(), %error, "the agent's note cannot be written");
         }
     }
@@ -172,37 +188,4 @@ impl Standing {
         let room = MAX_MANAGERS.saturating_sub(self.managers.len());
         self.managers.extend(listed.into_iter().take(room));
     }
-}
-
-async fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    if let Some(directory) = path.parent() {
-        tokio::fs::create_dir_all(directory).await?;
-    }
-    let new = path.with_extension("new");
-    tokio::fs::write(&new, text).await?;
-    // After a crash of the host either the old one is there or the new one.
-    tokio::fs::File::open(&new).await?.sync_all().await?;
-    tokio::fs::rename(&new, path).await
-}
-
-/// The time since the host booted, suspended or not; where that cannot be had, since the process
-/// started.
-pub(super) fn now() -> Duration {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let uptime = std::fs::read_to_string("/proc/uptime").ok();
-    let seconds = uptime.and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    let since_boot = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    since_boot.unwrap_or_else(|| START.elapsed())
-}
-
-/// Which run of the host this is; where that is unknown, which process.
-fn boot() -> &'static str {
-    static BOOT: LazyLock<String> = LazyLock::new(|| {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        id.map_or_else(
-            |_| rand::random::<u64>().to_string(),
-            |id| id.trim().to_owned(),
-        )
-    });
-    &BOOT
 }

@@ -13,9 +13,10 @@ use tracing::{debug, info, warn};
 
 use super::{
     ENGINE, Options,
-    note::{Keeper, Standing, now},
+    note::{Keeper, Standing},
 };
 use crate::{
+    boot,
     engine::{
         client::{Client, encode},
         pool::Pool,
@@ -57,7 +58,7 @@ impl Renewal {
     pub async fn run(&mut self) {
         let ttl = self.options.ttl;
         loop {
-            let asked_at = now();
+            let asked_at = boot::elapsed();
             self.lease.beat += 1;
             let Some(answer) = self.renew().await else {
                 sleep(RETRY.min(ttl / 8)).await;
@@ -67,7 +68,7 @@ impl Renewal {
                 .send_modify(|standing| take(standing, asked_at, answer, &self.options));
             let standing = self.publish.borrow().clone();
             self.keeper.renewed(asked_at, &standing).await;
-            sleep((asked_at + ttl / 4).saturating_sub(now())).await;
+            sleep((asked_at + ttl / 4).saturating_sub(boot::elapsed())).await;
         }
     }
 

@@ -9,15 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout};
-use wasmtime::{
-    Store,
-    component::{Instance as WasmInstance, InstancePre},
-};
+use wasmtime::Store;
 
 use super::{
     bindings::waiting::exports::skep::plugin::discovery,
     host::Host,
-    instance::{Exports, StartError},
+    instance::{StartError, exports},
     waiting::{Asked, Failure, Instance, Template},
 };
 use crate::discovery::{Backend, BackendError, Batch, Change};
@@ -41,21 +38,7 @@ pub(super) struct DiscoveryPlugin {
     running: Option<Running>,
 }
 
-impl Exports for discovery::Guest {
-    type Indices = discovery::GuestIndices;
-
-    fn find(pre: &InstancePre<Host>) -> wasmtime::Result<Self::Indices> {
-        discovery::GuestIndices::new(pre)
-    }
-
-    fn load(
-        indices: &Self::Indices,
-        store: &mut Store<Host>,
-        instance: &WasmInstance,
-    ) -> wasmtime::Result<Self> {
-        indices.load(store, instance)
-    }
-}
+exports!(discovery);
 
 impl DiscoveryPlugin {
     pub(super) fn new(template: Template<discovery::Guest>) -> Self {

@@ -30,7 +30,7 @@ use crate::scheduler::{Call, table::NodeTable};
 /// A call that takes longer is worth a warning, once; its deadline is far above.
 const SLOW_CALL: Duration = Duration::from_millis(5);
 
-/// What a scheduling plugin exports besides what every plugin does.
+/// What a kind of plugin exports besides what every plugin does.
 pub(super) trait Exports: Sized + Send {
     /// Where the functions are, found once for each component.
     type Indices: Send + Sync;
@@ -44,37 +44,32 @@ pub(super) trait Exports: Sized + Send {
     ) -> wasmtime::Result<Self>;
 }
 
-impl Exports for filter::Guest {
-    type Indices = filter::GuestIndices;
+/// Implements [`Exports`] for an interface with what `bindgen!` makes of every one.
+macro_rules! exports {
+    ($($interface:ident),+) => {$(
+        impl super::instance::Exports for $interface::Guest {
+            type Indices = $interface::GuestIndices;
 
-    fn find(pre: &InstancePre<Host>) -> wasmtime::Result<Self::Indices> {
-        filter::GuestIndices::new(pre)
-    }
+            fn find(
+                pre: &wasmtime::component::InstancePre<super::host::Host>,
+            ) -> wasmtime::Result<Self::Indices> {
+                $interface::GuestIndices::new(pre)
+            }
 
-    fn load(
-        indices: &Self::Indices,
-        store: &mut Store<Host>,
-        instance: &WasmInstance,
-    ) -> wasmtime::Result<Self> {
-        indices.load(store, instance)
-    }
+            fn load(
+                indices: &Self::Indices,
+                store: &mut wasmtime::Store<super::host::Host>,
+                instance: &wasmtime::component::Instance,
+            ) -> wasmtime::Result<Self> {
+                indices.load(store, instance)
+            }
+        }
+    )+};
 }
 
-impl Exports for strategy::Guest {
-    type Indices = strategy::GuestIndices;
+pub(super) use exports;
 
-    fn find(pre: &InstancePre<Host>) -> wasmtime::Result<Self::Indices> {
-        strategy::GuestIndices::new(pre)
-    }
-
-    fn load(
-        indices: &Self::Indices,
-        store: &mut Store<Host>,
-        instance: &WasmInstance,
-    ) -> wasmtime::Result<Self> {
-        indices.load(store, instance)
-    }
-}
+exports!(filter, strategy);
 
 /// Everything needed to make an instance.
 pub(super) struct Template<G: Exports> {

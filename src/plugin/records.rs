@@ -4,12 +4,14 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use tracing::warn;
 
 use super::{
     bindings::waiting::skep::plugin::{
@@ -19,6 +21,7 @@ use super::{
     },
     host::Host,
 };
+use crate::atomic_file::{self, Durability};
 
 /// Longest key, in bytes.
 const MAX_KEY: usize = 255;
@@ -31,9 +34,6 @@ const MAX_SECRET: u64 = 64 << 10;
 
 /// Longest name of a file, in bytes.
 const MAX_FILE_NAME: usize = 250;
-
-/// The end of the name of a file that is being written.
-const DRAFT: &str = ".tmp";
 
 /// What stays as it is in the name of a file.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
@@ -49,7 +49,14 @@ pub(super) struct Records {
 pub(super) struct Secrets(Arc<BTreeMap<String, PathBuf>>);
 
 impl Records {
+    /// Takes the records in `directory`. Nobody else may write there.
     pub(super) fn new(directory: &Path) -> Self {
+        match atomic_file::clear_drafts(directory) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                warn!(directory = %directory.display(), %error, "cannot clear what is half written");
+            }
+            _ => {}
+        }
         Self {
             directory: directory.into(),
         }
@@ -88,17 +95,9 @@ impl Records {
             return Err(Error::InvalidRequest(text));
         }
         let path = self.path(key)?;
-        let draft = path.with_added_extension(&DRAFT[1..]);
-        let written = (|| {
-            let directory = path.parent().unwrap_or(&self.directory);
-            fs::create_dir_all(directory)?;
-            let mut file = File::create(&draft)?;
-            file.write_all(value)?;
-            file.sync_data()?;
-            fs::rename(&draft, &path)?;
-            File::open(directory)?.sync_all()
-        })();
-        written.map_err(|error| failed("writing", key, &error))
+        fs::create_dir_all(path.parent().unwrap_or(&self.directory))
+            .and_then(|()| atomic_file::replace(&path, value, Durability::Machine))
+            .map_err(|error| failed("writing", key, &error))
     }
 
     fn delete(&self, key: &str) -> Result<(), Error> {
@@ -133,7 +132,7 @@ fn read_below(directory: &Path, before: &str, pairs: &mut Vec<Pair>) -> std::io:
             read_below(&entry.path(), &format!("{before}{first}"), pairs)?;
             continue;
         }
-        if name.ends_with(DRAFT) {
+        if atomic_file::is_draft(&name) {
             continue;
         }
         let name = format!("{before}{name}");
@@ -227,7 +226,7 @@ mod tests {
         let records = Records::new(&directory.path().join("new"));
         assert!(records.list().unwrap().is_empty());
         let long = "ä.".repeat(85);
-        let keys = ["a", "../a", ".", "a/b", "a.tmp", "a.d", long.as_str()];
+        let keys = ["a", "../a", ".", "a/b", ".draft-a", "a.d", long.as_str()];
         for key in keys {
             assert_eq!(records.get(key).unwrap(), None, "{key}");
             records.put(key, key.as_bytes()).unwrap();
@@ -253,11 +252,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let records = Records::new(directory.path());
         records.put("a", b"old").unwrap();
-        fs::write(directory.path().join("a.tmp"), "ne").unwrap();
+        let draft = directory.path().join(".draft-a");
+        fs::write(&draft, "ne").unwrap();
         assert_eq!(records.get("a").unwrap().unwrap(), b"old");
         assert_eq!(records.list().unwrap().len(), 1);
         records.put("a", b"new").unwrap();
         assert_eq!(records.get("a").unwrap().unwrap(), b"new");
+        Records::new(directory.path());
+        assert!(!draft.exists());
     }
 
     #[test]

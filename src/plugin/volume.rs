@@ -14,10 +14,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
-use wasmtime::{
-    Store,
-    component::{Instance as WasmInstance, InstancePre},
-};
+use wasmtime::Store;
 
 use super::{
     bindings::waiting::{
@@ -26,7 +23,7 @@ use super::{
     },
     fault,
     host::Host,
-    instance::{Exports, StartError},
+    instance::{StartError, exports},
     waiting::{Asked, Failure, Instance, Template, error_text},
 };
 use crate::volume::{Driver, DriverError, Info, Scope};
@@ -48,21 +45,7 @@ pub(super) struct VolumePlugin {
     working: Semaphore,
 }
 
-impl Exports for volume::Guest {
-    type Indices = volume::GuestIndices;
-
-    fn find(pre: &InstancePre<Host>) -> wasmtime::Result<Self::Indices> {
-        volume::GuestIndices::new(pre)
-    }
-
-    fn load(
-        indices: &Self::Indices,
-        store: &mut Store<Host>,
-        instance: &WasmInstance,
-    ) -> wasmtime::Result<Self> {
-        indices.load(store, instance)
-    }
-}
+exports!(volume);
 
 impl VolumePlugin {
     /// Starts an instance, asks for its scope, and keeps it for the first call.

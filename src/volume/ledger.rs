@@ -15,7 +15,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, Permissions},
-    io::{self, Write as _},
+    io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,14 +25,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-/// What tells one boot of this machine from another.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+use crate::{
+    atomic_file::{self, Durability},
+    boot,
+};
 
 /// The record of the engine.
 const ENGINE: &str = ".engine";
-
-/// What records begin with that are not written to the end yet.
-const DRAFT: &str = ".draft-";
 
 /// The mounts of one volume.
 ///
@@ -89,8 +88,8 @@ impl Ledger {
     ///
     /// [`LedgerError`]
     pub fn open(directory: &Path) -> Result<Self, LedgerError> {
-        let boot = fs::read_to_string(BOOT_ID).map_err(failed("read", Path::new(BOOT_ID)))?;
-        Self::open_at_boot(directory, boot.trim())
+        let boot = boot::id().map_err(failed("tell this boot from others in", directory))?;
+        Self::open_at_boot(directory, &boot)
     }
 
     fn open_at_boot(directory: &Path, boot: &str) -> Result<Self, LedgerError> {
@@ -100,16 +99,11 @@ impl Ledger {
             .create(directory)
             .and_then(|()| fs::set_permissions(directory, Permissions::from_mode(0o700)))
             .map_err(failed("make the directory", directory))?;
-        let ledger = Self {
+        atomic_file::clear_drafts(directory).map_err(failed("clear", directory))?;
+        Ok(Self {
             directory: directory.into(),
             boot: boot.into(),
-        };
-        for name in ledger.file_names()? {
-            if name.starts_with(DRAFT) {
-                ledger.remove_file(&name)?;
-            }
-        }
-        Ok(ledger)
+        })
     }
 
     /// The mounts of a volume, if it is or may be mounted.
@@ -222,16 +216,10 @@ impl Ledger {
     fn replace<T: Serialize>(&self, name: &str, record: T) -> Result<(), LedgerError> {
         let path = self.directory.join(name);
         let boot = self.boot.to_string();
-        let written = (|| {
-            let bytes = serde_json::to_vec(&Entry { boot, record })?;
-            let mut draft = tempfile::Builder::new()
-                .prefix(DRAFT)
-                .tempfile_in(&self.directory)?;
-            draft.write_all(&bytes)?;
-            draft.persist(&path)?;
-            Ok(())
-        })();
-        written.map_err(failed("write", &path))
+        let bytes = serde_json::to_vec(&Entry { boot, record }).map_err(io::Error::from);
+        bytes
+            .and_then(|bytes| atomic_file::replace(&path, &bytes, Durability::Process))
+            .map_err(failed("write", &path))
     }
 
     fn remove_file(&self, name: &str) -> Result<(), LedgerError> {
