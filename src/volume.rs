@@ -20,7 +20,7 @@ use async_trait::async_trait;
 pub mod ledger;
 pub mod service;
 pub mod socket;
-mod turns;
+pub mod turns;
 
 #[cfg(test)]
 mod double;

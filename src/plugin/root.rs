@@ -4,6 +4,10 @@
 //! link, into no other file system (`openat2`). Nothing is checked first and used later, so nobody
 //! who can write there can lead the daemon elsewhere. What is mounted is mounted on a directory
 //! that is held open.
+//!
+//! The kernel cannot be told to stop waiting. A call whose deadline passed goes on in its thread: it
+//! keeps its turn for the volume, so that no later call comes in between, and takes back what it
+//! mounted.
 
 use std::{
     collections::BTreeSet,
@@ -14,6 +18,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use rustix::{
@@ -23,7 +28,8 @@ use rustix::{
     },
     io::Errno,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
+use tracing::{info, warn};
 
 use super::{
     bindings::waiting::skep::plugin::{
@@ -32,12 +38,16 @@ use super::{
     host::Host,
     mounting::{Mounting, MountsGrant},
 };
+use crate::volume::turns::{Turn, Turns};
 
 mod copy;
 mod remove;
 
 /// How many calls of one driver may wait for a file system at once.
 const CONCURRENT: usize = 16;
+
+/// How long a call waits for an earlier one for the same volume.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most names in a path.
 const MAX_NAMES: usize = 32;
@@ -66,6 +76,7 @@ struct Inner {
     /// Volumes that a container has mounted.
     in_use: Mutex<BTreeSet<String>>,
     waiting: Arc<Semaphore>,
+    turns: Arc<Turns>,
 }
 
 /// Tells work in another thread that nobody waits for it any more.
@@ -97,6 +108,7 @@ impl Root {
                 mounting: Mounting::new(&grant.mounts),
                 in_use: Mutex::default(),
                 waiting: Arc::new(Semaphore::new(CONCURRENT)),
+                turns: Arc::default(),
             }),
         }
     }
@@ -113,7 +125,7 @@ impl Root {
 
     /// Where a path of a guest is on this host, if it is a directory below the root.
     pub(super) async fn locate(&self, path: String) -> Result<PathBuf, Error> {
-        self.work(move |root, _| {
+        self.look(move |root, _| {
             let names = names(&path)?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             open(&root.open()?, &names.join("/"), flags, CONFINED)
@@ -123,9 +135,59 @@ impl Root {
         .await
     }
 
+    /// Does something below `path` and nowhere else, when it is its turn.
+    async fn work<T: Send + 'static>(
+        &self,
+        path: String,
+        call: impl FnOnce(&Inner, &str, &Abandoned) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turns = self.turns([&*path]).await?;
+        self.look(move |root, abandoned| {
+            let answer = call(root, &path, abandoned);
+            drop(turns);
+            answer
+        })
+        .await
+    }
+
+    /// The same below two paths.
+    async fn work_between<T: Send + 'static>(
+        &self,
+        paths: [String; 2],
+        call: impl FnOnce(&Inner, [&str; 2], &Abandoned) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turns = self.turns(paths.each_ref().map(String::as_str)).await?;
+        self.look(move |root, abandoned| {
+            let answer = call(root, paths.each_ref().map(String::as_str), abandoned);
+            drop(turns);
+            answer
+        })
+        .await
+    }
+
+    /// Waits until no call is under way for the volumes of these paths.
+    async fn turns<const N: usize>(&self, paths: [&str; N]) -> Result<Vec<Turn>, Error> {
+        let mut volumes = paths.map(|path| path.split('/').next().unwrap_or_default());
+        // In order, so that two calls never wait for each other.
+        volumes.sort_unstable();
+        let mut turns = Vec::new();
+        for (index, volume) in volumes.iter().enumerate() {
+            if volumes[..index].contains(volume) {
+                continue;
+            }
+            let turn = timeout(PATIENCE, self.inner.turns.take(volume)).await;
+            turns.push(turn.map_err(|_| {
+                let text =
+                    format!("an earlier call for `{volume}` still waits for the file system");
+                Error::Unavailable(text)
+            })?);
+        }
+        Ok(turns)
+    }
+
     /// Does something that may wait for a file system where waiting is allowed. What nobody waits
     /// for any more still counts until it ends.
-    async fn work<T: Send + 'static>(
+    async fn look<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Inner, &Abandoned) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -274,6 +336,7 @@ impl Inner {
         source: &str,
         target: &str,
         options: &[String],
+        abandoned: &Abandoned,
     ) -> Result<(), Error> {
         let mount = self.mounting.permit(kind, source, options)?;
         let (above, name) = self.above(target)?;
@@ -283,7 +346,21 @@ impl Inner {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = open(&above, name, flags, OWN_FILE_SYSTEM);
         let directory = directory.map_err(|error| failed(target, error))?;
-        mount.mount(&held(&directory))
+        abandoned.check()?;
+        mount.mount(&held(&directory))?;
+        self.keep_unless(target, abandoned)
+    }
+
+    /// Takes back what was just mounted on a directory if nobody waits for it any more.
+    fn keep_unless(&self, target: &str, abandoned: &Abandoned) -> Result<(), Error> {
+        abandoned.check().inspect_err(|_| {
+            let path = self.path.join(target);
+            let path = path.display();
+            match self.unmount(target) {
+                Ok(()) => info!(%path, "mounted too late, and taken back"),
+                Err(error) => warn!(%path, ?error, "mounted too late, and cannot be taken back"),
+            }
+        })
     }
 
     fn unmount(&self, target: &str) -> Result<(), Error> {
@@ -390,38 +467,42 @@ impl fmt::Debug for Root {
 
 impl DirectoriesHost for Host {
     async fn make(&mut self, path: String, mode: u32, uid: u32, gid: u32) -> Result<bool, Error> {
-        let root = self.granted_root()?;
-        root.work(move |root, _| root.make(&path, mode, uid, gid))
+        self.granted_root()?
+            .work(path, move |root, path, _| root.make(path, mode, uid, gid))
             .await
     }
 
     async fn remove(&mut self, path: String) -> Result<(), Error> {
-        let root = self.granted_root()?;
-        root.work(move |root, abandoned| root.remove(&path, abandoned))
+        self.granted_root()?
+            .work(path, Inner::remove)
             .await
     }
 
     async fn list(&mut self, path: String) -> Result<Vec<String>, Error> {
         self.granted_root()?
-            .work(move |root, _| root.list(&path))
+            .look(move |root, _| root.list(&path))
             .await
     }
 
     async fn copy(&mut self, source: String, target: String) -> Result<(), Error> {
-        let root = self.granted_root()?;
-        root.work(move |root, abandoned| root.copy(&source, &target, abandoned))
+        self.granted_root()?
+            .work_between([source, target], |root, [source, target], abandoned| {
+                root.copy(source, target, abandoned)
+            })
             .await
     }
 
     async fn rename(&mut self, source: String, target: String) -> Result<(), Error> {
-        let root = self.granted_root()?;
-        root.work(move |root, _| root.rename(&source, &target))
+        self.granted_root()?
+            .work_between([source, target], |root, [source, target], _| {
+                root.rename(source, target)
+            })
             .await
     }
 
     async fn root_is_mounted(&mut self) -> Result<bool, Error> {
         self.granted_root()?
-            .work(|root, _| root.root_is_mounted())
+            .look(|root, _| root.root_is_mounted())
             .await
     }
 }
@@ -434,20 +515,22 @@ impl MountsHost for Host {
         target: String,
         options: Vec<String>,
     ) -> Result<(), Error> {
-        let root = self.granted_root()?;
-        root.work(move |root, _| root.mount(&kind, &source, &target, &options))
+        self.granted_root()?
+            .work(target, move |root, target, abandoned| {
+                root.mount(&kind, &source, target, &options, abandoned)
+            })
             .await
     }
 
     async fn unmount(&mut self, target: String) -> Result<(), Error> {
         self.granted_root()?
-            .work(move |root, _| root.unmount(&target))
+            .work(target, |root, target, _| root.unmount(target))
             .await
     }
 
     async fn is_mounted(&mut self, target: String) -> Result<bool, Error> {
         self.granted_root()?
-            .work(move |root, _| root.is_mounted(&target))
+            .work(target, |root, target, _| root.is_mounted(target))
             .await
     }
 

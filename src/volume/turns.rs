@@ -9,13 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Whose turn it is, by name. A name costs nothing while nobody has it or waits for it.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub struct Turns {
     names: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 /// The turn of one, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub struct Turn {
     _permit: OwnedSemaphorePermit,
     /// Dropped after the permit, so that nobody is in the way when the name goes.
     _place: Place,
@@ -35,7 +35,7 @@ impl Turns {
     /// # Cancel safety
     ///
     /// Whoever stops waiting loses the place in the queue.
-    pub(super) async fn take(self: &Arc<Self>, name: &str) -> Turn {
+    pub async fn take(self: &Arc<Self>, name: &str) -> Turn {
         let semaphore = {
             let mut names = self.lock();
             let made = names.entry(name.to_owned());

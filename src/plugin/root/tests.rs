@@ -242,3 +242,60 @@ async fn what_a_guest_answers_is_found_below_the_root_alone() {
         assert!(bed.root.locate(path.to_owned()).await.is_err(), "{path}");
     }
 }
+
+/// A mount whose deadline passes while the kernel waits is taken back when it comes, and nobody
+/// comes in between.
+#[tokio::test]
+async fn a_mount_that_comes_too_late_is_taken_back() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: a_mount_that_comes_too_late_is_taken_back: only root mounts");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let texts = |text: &str| vec![text.to_owned()];
+    let root = Root::new(&RootGrant {
+        path: directory.path().to_owned(),
+        mounts: MountsGrant {
+            kinds: texts("tmpfs"),
+            sources: texts("tmpfs"),
+            options: Vec::new(),
+        },
+    });
+    root.inner.make("data", 0o700, 0, 0).unwrap();
+    let mount = |root: &Inner, path: &str, abandoned: &Abandoned| {
+        root.mount("tmpfs", "tmpfs", path, &[], abandoned)
+    };
+
+    let (mounted, told) = std::sync::mpsc::channel();
+    let (go, going) = std::sync::mpsc::channel::<()>();
+    let late = root.work("data".to_owned(), move |root, path, abandoned| {
+        // The system call: it does not look up while it waits.
+        mount(root, path, &Abandoned::default())?;
+        mounted.send(()).unwrap();
+        let _ = going.recv();
+        root.keep_unless(path, abandoned)
+    });
+    let mut late = Box::pin(late);
+    assert!(futures_util::poll!(late.as_mut()).is_pending());
+    told.recv().unwrap();
+    drop(late);
+
+    let is_mounted = root.work("data".to_owned(), |root, path, _| root.is_mounted(path));
+    let mut is_mounted = Box::pin(is_mounted);
+    assert!(futures_util::poll!(is_mounted.as_mut()).is_pending());
+    // Others need not wait.
+    root.work("other".to_owned(), |root, path, _| root.is_mounted(path))
+        .await
+        .unwrap();
+    go.send(()).unwrap();
+    assert!(!is_mounted.await.unwrap(), "nobody asked for it any more");
+
+    // Before the kernel is asked.
+    let abandoned = Abandoned::default();
+    abandoned.0.store(true, Ordering::Relaxed);
+    assert!(matches!(
+        mount(&root.inner, "data", &abandoned),
+        Err(Error::Timeout)
+    ));
+    assert!(!root.inner.is_mounted("data").unwrap());
+}
