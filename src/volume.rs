@@ -17,6 +17,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use async_trait::async_trait;
 
+pub mod engine;
 pub mod ledger;
 pub mod service;
 pub mod socket;

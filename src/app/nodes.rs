@@ -61,6 +61,8 @@ pub async fn list(config: Config, timeout: Duration) -> anyhow::Result<Vec<Strin
 pub struct Membership {
     /// The engine's address as the manager reaches it.
     pub advertise: String,
+    /// How the engine is reached from here, `host:port` or `unix:///path`.
+    pub engine: String,
     /// How long the node stays listed that is not heard of.
     pub ttl: Duration,
     /// The longest wait before the first registration.
@@ -78,8 +80,6 @@ pub struct Membership {
 pub struct Fencing {
     /// Where managers can be asked, `host:port`.
     pub managers: Vec<String>,
-    /// How the engine is reached, `host:port` or `unix:///path`.
-    pub engine: String,
     /// How long a lease is valid.
     pub ttl: Duration,
     /// Where it is noted what shall outlive the agent.
@@ -105,25 +105,31 @@ fn lease_options(
         info!("no lease is kept, since no manager is known: name one with --manager");
         return Ok(None);
     }
-    let addr: EngineAddr = fencing
-        .engine
-        .parse()
-        .map_err(|error| anyhow!("`{}` is no address of an engine: {error}", fencing.engine))?;
-    let limits = Limits::new(LOOK, 16, 1);
-    let mut reloader = tls::Reloader::default();
-    let tls = reloader.engines(&config.engine)?.client(&addr);
-    let transport = Transport::with_tls(addr, &limits, tls, Fence::default(), &Pool::default());
     let files = config.api.tls.as_ref();
-    let tls = files.map(|files| reloader.peers(files)).transpose()?;
+    let tls = files.map(|files| tls::Reloader::default().peers(files));
+    let tls = tls.transpose()?;
     Ok(Some(agent::Options {
         addr: membership.advertise.clone(),
-        engine: Client::new(Arc::new(transport), 2 * LOOK),
+        engine: engine_client(config, &membership.engine)?,
         ttl: fencing.ttl,
         store,
         managers: fencing.managers.clone(),
         tls: tls.flatten(),
         state_dir: Some(fencing.state_dir.clone()),
     }))
+}
+
+/// The API of this node's engine.
+fn engine_client(config: &Config, engine: &str) -> anyhow::Result<Client> {
+    let addr: EngineAddr = engine
+        .parse()
+        .map_err(|error| anyhow!("`{engine}` is no address of an engine: {error}"))?;
+    let limits = Limits::new(LOOK, 16, 1);
+    let tls = tls::Reloader::default()
+        .engines(&config.engine)?
+        .client(&addr);
+    let transport = Transport::with_tls(addr, &limits, tls, Fence::default(), &Pool::default());
+    Ok(Client::new(Arc::new(transport), 2 * LOOK))
 }
 
 /// Registers this node with discovery and keeps it registered until `shutdown`, and takes the
@@ -141,8 +147,13 @@ pub async fn join(
     let backend = load_discovery(&config).await?;
     let stop_volumes = CancellationToken::new();
     // Engines wait for their drivers when they start containers again: these come first.
-    let volumes = volumes::serve(&config, stop_volumes.clone()).await?;
-    let volumes = volumes.map(tokio::spawn);
+    let volumes = if config.volume_drivers.is_empty() {
+        None
+    } else {
+        let engine = engine_client(&config, &membership.engine)?;
+        let serving = volumes::serve(&config, engine, stop_volumes.clone()).await?;
+        Some(tokio::spawn(serving))
+    };
     let ended = stay_listed(backend, &config, &membership, &shutdown).await;
     stop_volumes.cancel();
     if let Some(volumes) = volumes {

@@ -3,36 +3,38 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{digest, limits, load};
 use crate::{
     config::{Config, plugin::Source, volume::VolumeDriver},
+    engine::client::Client,
     plugin::{self, DriverGrant, HttpGrant, Kind, MountsGrant, RootGrant, Spec},
     tls,
     volume::{
         Driver,
+        engine::Containers,
         ledger::Ledger,
         service::{self, Service},
         socket,
     },
 };
 
-/// Loads the volume drivers of the configuration and makes their sockets; `None` without any. What
-/// is returned serves them until `shutdown`.
+/// Loads the volume drivers of the configuration and makes their sockets. What is returned serves
+/// them until `shutdown`, to the engine whose API `engine` is.
 ///
 /// # Errors
 ///
 /// The first driver that cannot be loaded or served.
 pub(super) async fn serve(
     config: &Config,
+    engine: Client,
     shutdown: CancellationToken,
-) -> anyhow::Result<Option<impl Future<Output = ()> + use<>>> {
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let drivers = load_drivers(config).await?;
-    if drivers.is_empty() {
-        return Ok(None);
-    }
     let mut services = Vec::new();
     for driver in drivers {
         let name = driver.name().to_owned();
@@ -48,7 +50,33 @@ pub(super) async fn serve(
         directory: config.agent.plugin_directory.clone(),
         ..socket::Options::default()
     };
-    Ok(Some(socket::bind(services, options)?.serve(shutdown)))
+    let period = config.agent.unused_grace;
+    let containers: Arc<dyn Containers> = Arc::new(EngineContainers(engine));
+    let sweeps: Vec<_> = services
+        .iter()
+        .map(|service| {
+            let (service, containers) = (service.clone(), Arc::clone(&containers));
+            async move { service.sweep(containers, period).await }
+        })
+        .collect();
+    let serving = socket::bind(services, options)?.serve(shutdown.clone());
+    Ok(async move {
+        let sweeping = shutdown.run_until_cancelled(join_all(sweeps));
+        tokio::join!(serving, sweeping);
+    })
+}
+
+/// The containers of this node's engine.
+struct EngineContainers(Client);
+
+#[async_trait]
+impl Containers for EngineContainers {
+    async fn use_volume(&self, name: &str) -> Result<bool, String> {
+        match self.0.users_of_volume(name).await {
+            Ok(users) => Ok(!users.is_empty()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
 }
 
 /// Loads all volume drivers of the configuration. Their directories are made if need be.
@@ -62,9 +90,6 @@ async fn load_drivers(config: &Config) -> anyhow::Result<Vec<Arc<dyn Driver>>> {
             })?;
         }
         specs.push(spec(config, driver)?);
-    }
-    if specs.is_empty() {
-        return Ok(Vec::new());
     }
     Ok(load(config, specs).await?.drivers)
 }

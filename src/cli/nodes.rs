@@ -234,11 +234,11 @@ impl JoinArgs {
             membership: Membership {
                 fencing: (!self.no_fencing).then_some(Fencing {
                     managers,
-                    engine,
                     ttl: lease_ttl,
                     state_dir: config.agent.state_directory.clone(),
                 }),
                 advertise: advertise.clone(),
+                engine,
                 ttl,
                 delay: Duration::from_nanos(u64::try_from(delay).unwrap_or(u64::MAX)),
                 heartbeat,

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::duration;
 use super::plugin::{Limits, PluginKind, Source, parse_origin, parse_sha256, table_to_json};
 use super::section::Section;
 use super::store;
@@ -99,6 +101,10 @@ pub struct Agent {
     pub plugin_directory: PathBuf,
     /// Where the agent keeps what has to outlive it. Default: beside the manager's store.
     pub state_directory: PathBuf,
+    /// How long a volume stays mounted at least that no container uses, when its engine does not
+    /// say so; after twice that it is unmounted. Default: 1 min.
+    #[serde(serialize_with = "duration::serialize")]
+    pub unused_grace: Duration,
 }
 
 /// One volume driver of the node's engine.
@@ -147,6 +153,7 @@ impl Agent {
         Self {
             plugin_directory: base.join(section.get("plugin-directory", default.plugin_directory)),
             state_directory: base.join(section.get("state-directory", default.state_directory)),
+            unused_grace: section.duration("unused-grace", default.unused_grace),
         }
     }
 }
@@ -156,6 +163,7 @@ impl Default for Agent {
         Self {
             plugin_directory: PLUGIN_DIRECTORY.into(),
             state_directory: store::default_directory(),
+            unused_grace: Duration::from_secs(60),
         }
     }
 }

@@ -188,6 +188,23 @@ impl Client {
         self.get_list(&path).await
     }
 
+    /// The list entries of the containers that have a volume of this name and are not at rest: that
+    /// run, are frozen, are about to be started again, or are being removed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub async fn users_of_volume(&self, name: &str) -> Result<Vec<RawObject>, ClientError> {
+        let filters = format!(
+            r#"{{"volume":["{name}"],"status":["paused","removing","restarting","running"]}}"#
+        );
+        self.get_list(&format!(
+            "/containers/json?all=1&filters={}",
+            encode(&filters)
+        ))
+        .await
+    }
+
     /// The list entries of all containers with their sizes, which the engine has to measure.
     ///
     /// # Errors

@@ -33,9 +33,10 @@
 //!
 //! - mounting with an ID of an earlier one is the first mount of that ID, not one more,
 //! - unmounting such an ID is the last,
-//! - IDs of earlier ones keep a volume mounted, as there may be a running container behind them,
-//!   but do not keep it from being removed: an engine removes no volume that a container of its own,
-//!   running or not, refers to. They end there, or when the machine is started anew.
+//! - IDs of earlier ones keep a volume mounted while there may be a running container behind them:
+//!   until the engine, when it is asked, knows of none ([`Service::sweep`]). They do not keep it from
+//!   being removed: an engine removes no volume that a container of its own, running or not, refers
+//!   to.
 
 use std::{
     collections::BTreeMap,
@@ -54,11 +55,13 @@ use tracing::{info, warn};
 
 use super::{
     Driver, DriverError, Info, Scope,
-    ledger::{Ledger, LedgerError},
+    engine::{self, Containers},
+    ledger::{Ledger, LedgerError, Mounts},
     turns::Turns,
 };
 
 mod call;
+mod sweep;
 
 use self::call::{Call, mountpoint};
 
@@ -431,6 +434,24 @@ impl Inner {
     fn engine(&self) -> String {
         let engine = self.engine.lock();
         engine.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a volume is or may be mounted for no container, with these mounts in the ledger.
+    async fn is_unused(
+        &self,
+        name: &str,
+        mounts: &Mounts,
+        containers: &dyn Containers,
+    ) -> Result<bool, String> {
+        if mounts.holders.is_empty() {
+            return Ok(true);
+        }
+        let now = self.engine();
+        let is_held = mounts.holders.values().any(|holder| holder.engine == now);
+        if is_held && !engine::is_gone(&now) {
+            return Ok(false);
+        }
+        Ok(!containers.use_volume(name).await?)
     }
 
     fn admit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CallError> {

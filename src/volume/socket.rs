@@ -5,13 +5,8 @@
 //! its `Err` the text that the user reads.
 
 use std::{
-    convert::Infallible,
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    convert::Infallible, fs::DirBuilder, io, os::unix::fs::DirBuilderExt as _, path::PathBuf,
+    sync::Arc, time::Duration,
 };
 
 use bytes::Bytes;
@@ -29,7 +24,7 @@ use tracing::{debug, info, warn};
 
 use self::wire::{Call, Failure};
 use super::{
-    DriverError,
+    DriverError, engine,
     service::{self, Service},
 };
 use crate::unix_socket::UnixSocket;
@@ -293,7 +288,8 @@ async fn answer(
     let answered = async {
         let call = head(&request)?;
         let body = body(request, body_timeout).await?;
-        call.answer(service, peer.and_then(process), &body).await
+        call.answer(service, peer.and_then(engine::identity), &body)
+            .await
     };
     let (status, body) = match answered.await {
         Ok(body) => (StatusCode::OK, body),
@@ -356,17 +352,6 @@ async fn body(request: Request<Incoming>, limit: Duration) -> Result<Bytes, Fail
             "the body did not come in time".to_owned(),
         )),
     }
-}
-
-/// What tells a process from every other one of this boot: its ID and when it was started.
-///
-/// `None` if it is gone, or in a PID namespace that is not ours.
-fn process(pid: i32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // proc_pid_stat(5): the second field is the name in parentheses, which may have any in it.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let started = fields.split(' ').nth(19)?;
-    Some(format!("{pid}:{started}"))
 }
 
 #[cfg(test)]

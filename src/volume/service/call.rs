@@ -7,6 +7,7 @@ use tracing::warn;
 use super::{CallError, Deadline, Inner};
 use crate::volume::{
     DriverError,
+    engine::Containers,
     ledger::{Holder, Mounts},
     turns::Turn,
 };
@@ -131,6 +132,20 @@ impl Call {
             Err(error) => return Err(error),
         }
         Ok(self.inner.ledger.forget(&self.name).await?)
+    }
+
+    /// Has the driver unmount the volume unless somebody uses it, which is asked once more: who wants
+    /// to mount it now waits. Returns whether it is unmounted.
+    pub(super) async fn release(&self, containers: &dyn Containers) -> Result<bool, CallError> {
+        let Some(mounts) = self.mounts().await? else {
+            return Ok(false);
+        };
+        let is_unused = self.inner.is_unused(&self.name, &mounts, containers);
+        if is_unused.await != Ok(true) {
+            return Ok(false);
+        }
+        self.let_go().await?;
+        Ok(true)
     }
 
     /// Has the driver do what the ledger says.

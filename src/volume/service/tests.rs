@@ -1,4 +1,4 @@
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use futures_util::future::join_all;
 use tokio::sync::Notify;
@@ -570,4 +570,124 @@ async fn names_and_ids_are_checked() {
         let refused = service.mount("data", id).await;
         assert!(matches!(refused, Err(CallError::Id)), "{id}");
     }
+}
+
+/// An engine whose containers use these volumes; `None` if it does not answer.
+#[derive(Default)]
+struct Engine(Mutex<Option<Vec<&'static str>>>);
+
+impl Engine {
+    fn uses(&self, volumes: &[&'static str]) {
+        *self.0.lock().unwrap() = Some(volumes.to_vec());
+    }
+}
+
+#[async_trait::async_trait]
+impl Containers for Engine {
+    async fn use_volume(&self, name: &str) -> Result<bool, String> {
+        let known = self.0.lock().unwrap();
+        let volumes = known.as_ref().ok_or("no answer")?;
+        Ok(volumes.contains(&name))
+    }
+}
+
+/// Looks twice, as [`Service::sweep`] does in two periods.
+async fn sweep(service: &Service, engine: &Arc<Engine>) {
+    let containers: Arc<dyn Containers> = Arc::clone(engine) as _;
+    let unused = service.sweep_once(&containers, &BTreeSet::new()).await;
+    service.sweep_once(&containers, &unused).await;
+}
+
+#[tokio::test]
+async fn what_no_container_uses_is_unmounted_when_its_engine_is_gone() {
+    let node = Node::new();
+    let service = node.start();
+    let engine = Arc::new(Engine::default());
+    service.activate(Some("first".to_owned())).await.unwrap();
+    for name in ["alive", "dead"] {
+        create(&service, name).await;
+        service.mount(name, name).await.unwrap();
+    }
+    engine.uses(&[]);
+    sweep(&service, &engine).await;
+    assert_eq!(node.double.mounted(), ["alive", "dead"], "the engine lives");
+
+    service.activate(Some("second".to_owned())).await.unwrap();
+    *engine.0.lock().unwrap() = None;
+    sweep(&service, &engine).await;
+    assert_eq!(
+        node.double.mounted(),
+        ["alive", "dead"],
+        "it does not answer"
+    );
+    engine.uses(&["alive"]);
+    sweep(&service, &engine).await;
+    assert_eq!(node.double.mounted(), ["alive"]);
+
+    // The container that was restored is gone, another one came.
+    engine.uses(&[]);
+    service.mount("alive", "new").await.unwrap();
+    sweep(&service, &engine).await;
+    assert_eq!(node.double.mounted(), ["alive"]);
+    service.unmount("alive", "new").await.unwrap();
+    assert_eq!(node.double.mounted(), ["alive"]);
+    sweep(&service, &engine).await;
+    node.check_nothing_is_mounted();
+}
+
+#[tokio::test]
+async fn what_is_unused_for_a_moment_stays_mounted() {
+    let node = Node::new();
+    let service = node.start();
+    let engine = Arc::new(Engine::default());
+    let containers: Arc<dyn Containers> = Arc::clone(&engine) as _;
+    service.activate(Some("first".to_owned())).await.unwrap();
+    create(&service, "data").await;
+    service.mount("data", "a").await.unwrap();
+    service.activate(Some("second".to_owned())).await.unwrap();
+    engine.uses(&[]);
+    let unused = service.sweep_once(&containers, &BTreeSet::new()).await;
+    assert_eq!(unused.len(), 1);
+    engine.uses(&["data"]);
+    let unused = service.sweep_once(&containers, &unused).await;
+    assert_eq!(unused.len(), 0);
+    engine.uses(&[]);
+    service.sweep_once(&containers, &unused).await;
+    assert_eq!(node.double.mounted(), ["data"]);
+}
+
+#[tokio::test]
+async fn the_process_that_mounted_counts_no_more_when_it_is_gone() {
+    let node = Node::new();
+    let service = node.start();
+    let engine = Arc::new(Engine::default());
+    // No process has such a number.
+    service
+        .activate(Some("999999999:1".to_owned()))
+        .await
+        .unwrap();
+    create(&service, "data").await;
+    service.mount("data", "a").await.unwrap();
+    engine.uses(&["data"]);
+    sweep(&service, &engine).await;
+    assert_eq!(node.double.mounted(), ["data"]);
+    engine.uses(&[]);
+    sweep(&service, &engine).await;
+    node.check_nothing_is_mounted();
+}
+
+#[tokio::test]
+async fn a_mount_whose_answer_was_lost_is_taken_back() {
+    let node = Node::new();
+    let service = node.start();
+    let engine = Arc::new(Engine::default());
+    create(&service, "data").await;
+    node.double.next("mount", Step::Traps);
+    service.mount("data", "a").await.unwrap_err();
+    assert_eq!(node.double.mounted(), ["data"]);
+    node.double.next("unmount", Step::Fails("busy"));
+    sweep(&service, &engine).await;
+    assert_eq!(node.double.mounted(), ["data"]);
+    sweep(&service, &engine).await;
+    node.check_nothing_is_mounted();
 }

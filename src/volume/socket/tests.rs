@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, path::Path};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use hyper::client::conn::http1 as client;
 use serde_json::{Value, json};
@@ -223,10 +223,9 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 #[tokio::test]
 async fn an_engine_is_told_from_the_one_before() {
     let us = i32::try_from(std::process::id()).unwrap();
-    let identity = process(us).unwrap();
-    assert_eq!(process(us), Some(identity.clone()));
+    let identity = engine::identity(us).unwrap();
     assert!(identity.starts_with(&format!("{us}:")), "{identity}");
-    assert_eq!(process(0), None);
+    assert_eq!(engine::identity(0), None);
 
     let served = Served::start();
     let data = json!({ "Name": "data", "ID": "a" });
