@@ -64,7 +64,7 @@ pub use self::{
     loader::{Loaded, Loader, Plugins},
     mounting::MountsGrant,
     names::NamesGrant,
-    root::RootGrant,
+    root::{Directories, Quotas, RootGrant},
     stores::StoreGrant,
 };
 

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+pub use crate::bindings::imports::skep::plugin::directories::Entry;
 pub use crate::bindings::imports::skep::plugin::files::Stamp;
 pub use crate::bindings::imports::skep::plugin::http::{Request, Response};
 pub use crate::bindings::imports::skep::plugin::inventory::Pattern as Query;
@@ -251,13 +252,21 @@ pub fn secret(name: &str) -> Result<String> {
 }
 
 /// Makes a directory below the driver's root with this mode and these owners, and returns whether
-/// it was not there. The directory above it must be there. Only volume drivers may.
+/// it was not there. The directory above it must be there. With `max_bytes` it may take no more than
+/// that with all in it. Only volume drivers may.
 ///
 /// # Errors
 ///
-/// The path leads elsewhere, or it cannot be made.
-pub fn make_directory(path: &str, mode: u32, uid: u32, gid: u32) -> Result<bool> {
-    answer::directories::make(path, mode, uid, gid)
+/// The path leads elsewhere, or it cannot be made. [`Error::Unsupported`](crate::Error::Unsupported)
+/// if the file system cannot hold it to a size.
+pub fn make_directory(
+    path: &str,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    max_bytes: Option<u64>,
+) -> Result<bool> {
+    answer::directories::make(path, mode, uid, gid, max_bytes)
 }
 
 /// Removes a directory below the driver's root and all in it, if it is there; what is mounted in it
@@ -270,13 +279,22 @@ pub fn remove_directory(path: &str) -> Result<()> {
     answer::directories::remove(path)
 }
 
-/// Returns the names of the directories in one below the driver's root, sorted; `""` is the root.
-/// Only volume drivers may.
+/// Returns a directory below the driver's root, if it is there. Only volume drivers may.
 ///
 /// # Errors
 ///
 /// The path leads elsewhere, or it cannot be read.
-pub fn directories(path: &str) -> Result<Vec<String>> {
+pub fn directory(path: &str) -> Result<Option<Entry>> {
+    answer::directories::find(path)
+}
+
+/// Returns the directories in one below the driver's root, sorted by name; `""` is the root. Only
+/// volume drivers may.
+///
+/// # Errors
+///
+/// The path leads elsewhere, or it cannot be read.
+pub fn directories(path: &str) -> Result<Vec<Entry>> {
     answer::directories::list(path)
 }
 

@@ -55,10 +55,20 @@ struct Root {
     is_mounted: bool,
     /// Names of volumes.
     in_use: BTreeSet<String>,
-    /// By path: mode and owners.
-    directories: BTreeMap<String, (u32, u32, u32)>,
+    /// By path.
+    directories: BTreeMap<String, Directory>,
     /// By target: type, source and options.
     mounts: BTreeMap<String, Mounted>,
+}
+
+/// A directory below the root of a volume driver as a test has it.
+#[derive(Clone, Copy, Debug)]
+struct Directory {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    max_bytes: Option<u64>,
+    made_at_ms: u64,
 }
 
 /// What is mounted somewhere in a test.
@@ -266,7 +276,14 @@ impl Host {
         self.with(|state| {
             for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
                 let all = &mut state.root.directories;
-                all.entry(path[..end].to_owned()).or_insert((0o755, 0, 0));
+                let made = Directory {
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                    max_bytes: None,
+                    made_at_ms: state.now_ms,
+                };
+                all.entry(path[..end].to_owned()).or_insert(made);
             }
         });
     }
@@ -275,8 +292,14 @@ impl Host {
     pub fn directories(&self) -> Vec<(String, (u32, u32, u32))> {
         self.with(|state| {
             let all = state.root.directories.iter();
-            all.map(|(path, made)| (path.clone(), *made)).collect()
+            all.map(|(path, made)| (path.clone(), (made.mode, made.uid, made.gid)))
+                .collect()
         })
+    }
+
+    /// Returns the most bytes that a directory below the driver's root may take, if there is a most.
+    pub fn max_bytes(&self, path: &str) -> Option<u64> {
+        self.with(|state| state.root.directories.get(path)?.max_bytes)
     }
 
     /// Returns what is mounted on a directory below the driver's root.

@@ -101,15 +101,6 @@ pub trait Volume: Sized + 'static {
     fn list(&mut self) -> Result<Vec<Info>>;
 }
 
-/// Returns what there is to say of a volume of which only the name is known.
-pub fn named(name: impl Into<String>) -> Info {
-    Info {
-        name: name.into(),
-        created_at_ms: None,
-        status: Vec::new(),
-    }
-}
-
 /// Returns the error for a volume that is not there.
 pub fn no_such_volume(name: &str) -> Error {
     Error::NotFound(format!("no such volume: {name}"))

@@ -12,7 +12,9 @@ use super::{digest, limits, load};
 use crate::{
     config::{Config, plugin::Source, volume::VolumeDriver},
     engine::client::Client,
-    plugin::{self, DriverGrant, HttpGrant, Kind, MountsGrant, RootGrant, Spec},
+    plugin::{
+        self, Directories, DriverGrant, HttpGrant, Kind, MountsGrant, Quotas, RootGrant, Spec,
+    },
     tls,
     volume::{
         Driver,
@@ -132,6 +134,14 @@ fn spec(config: &Config, from: &VolumeDriver) -> anyhow::Result<Spec> {
                 kinds: from.allow.mounts.clone(),
                 sources: from.allow.mount_sources.clone(),
                 options: from.allow.mount_options.clone(),
+            },
+            quotas: match from.allow.quotas {
+                true => Quotas::Allowed,
+                false => Quotas::Denied,
+            },
+            directories: match from.allow.subvolumes {
+                true => Directories::Subvolumes,
+                false => Directories::Plain,
             },
         },
         records: records(config, from),

@@ -145,6 +145,10 @@ pub struct VolumeAllow {
     pub mount_options: Vec<String>,
     /// Servers that it may ask, as `https://host:port`.
     pub http: Vec<String>,
+    /// Whether it may hold directories to a size, where the file system can.
+    pub quotas: bool,
+    /// Whether directories of volumes are subvolumes where the root is on btrfs.
+    pub subvolumes: bool,
 }
 
 impl Agent {
@@ -256,6 +260,8 @@ impl VolumeAllow {
             }),
             mount_options: section.get("mount-options", usual.mount_options),
             http: section.texts("http", usual.http, parse_origin),
+            quotas: section.get("quotas", usual.quotas),
+            subvolumes: section.get("subvolumes", usual.subvolumes),
         }
     }
 
@@ -292,6 +298,14 @@ impl VolumeAllow {
                 mounts: texts(&["cifs"]),
                 mount_sources: sources(),
                 mount_options: with(&CIFS_OPTIONS),
+                ..Self::default()
+            },
+            "local" => Self {
+                quotas: true,
+                ..Self::default()
+            },
+            "snapshot" => Self {
+                subvolumes: true,
                 ..Self::default()
             },
             _ => Self::default(),
@@ -380,6 +394,7 @@ mod tests {
         assert_eq!(driver.secrets["key"], Path::new("/etc/skep/key"));
         assert_eq!(driver.allow.mounts, ["ext4"]);
         assert!(driver.allow.mount_options.is_empty());
+        assert!(!driver.allow.quotas && !driver.allow.subvolumes);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes,
+        AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes,
         StatxFlags, Uid,
     },
     io::Errno,
@@ -33,7 +33,9 @@ use tracing::{info, warn};
 
 use super::{
     bindings::waiting::skep::plugin::{
-        directories::Host as DirectoriesHost, mounts::Host as MountsHost, types::Error,
+        directories::{Entry, Host as DirectoriesHost},
+        mounts::Host as MountsHost,
+        types::Error,
     },
     host::Host,
     mounting::{Mounting, MountsGrant},
@@ -41,7 +43,10 @@ use super::{
 use crate::volume::turns::{Turn, Turns};
 
 mod copy;
+mod limit;
+mod list;
 mod remove;
+mod subvolume;
 
 /// How many calls of one driver may wait for a file system at once.
 const CONCURRENT: usize = 16;
@@ -62,6 +67,30 @@ pub struct RootGrant {
     pub path: PathBuf,
     /// What may be mounted below it.
     pub mounts: MountsGrant,
+    /// Whether directories in it may be held to a size.
+    pub quotas: Quotas,
+    /// What directories in it are.
+    pub directories: Directories,
+}
+
+/// Whether a driver may hold directories to a size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quotas {
+    /// It may not.
+    #[default]
+    Denied,
+    /// It may, where the file system can.
+    Allowed,
+}
+
+/// What the directories of a driver's volumes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Directories {
+    /// Directories.
+    #[default]
+    Plain,
+    /// Subvolumes where the root is on btrfs, directories elsewhere.
+    Subvolumes,
 }
 
 /// A grant in use. Clones share it.
@@ -73,6 +102,8 @@ pub(super) struct Root {
 struct Inner {
     path: PathBuf,
     mounting: Mounting,
+    has_quotas: bool,
+    has_subvolumes: bool,
     /// Volumes that a container has mounted.
     in_use: Mutex<BTreeSet<String>>,
     waiting: Arc<Semaphore>,
@@ -106,6 +137,8 @@ impl Root {
             inner: Arc::new(Inner {
                 path: grant.path.clone(),
                 mounting: Mounting::new(&grant.mounts),
+                has_quotas: grant.quotas == Quotas::Allowed,
+                has_subvolumes: grant.directories == Directories::Subvolumes,
                 in_use: Mutex::default(),
                 waiting: Arc::new(Semaphore::new(CONCURRENT)),
                 turns: Arc::default(),
@@ -248,58 +281,54 @@ impl Inner {
         Ok((above.map_err(|error| failed(path, error))?, name))
     }
 
-    fn make(&self, path: &str, mode: u32, uid: u32, gid: u32) -> Result<bool, Error> {
+    fn make(
+        &self,
+        path: &str,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        max_bytes: Option<u64>,
+    ) -> Result<bool, Error> {
         let (above, name) = self.above(path)?;
         if is_directory(&above, name).map_err(|error| failed(path, error))? {
             return Ok(false);
         }
         // It gets its name when it is as it shall be.
         let draft = format!("{OWN}{:016x}", rand::random::<u64>());
+        let system = |error| failed(path, error);
         let made = (|| {
-            rustix::fs::mkdirat(&above, &draft, Mode::RWXU)?;
-            let directory = open(&above, &draft, DIRECTORY, OWN_FILE_SYSTEM)?;
+            let directory = self.draft(&above, &draft, path).map_err(system)?;
+            if let Some(max_bytes) = max_bytes {
+                self.limit(&directory, max_bytes)?;
+            }
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            rustix::fs::fchown(&directory, Some(uid), Some(gid))?;
-            rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode & 0o7777))?;
-            rename(&above, &draft, &above, name)
+            rustix::fs::fchown(&directory, Some(uid), Some(gid)).map_err(system)?;
+            rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode & 0o7777)).map_err(system)?;
+            match rename(&above, &draft, &above, name) {
+                Err(Errno::EXIST) if is_directory(&above, name).unwrap_or(false) => Ok(false),
+                renamed => renamed.map(|()| true).map_err(system),
+            }
         })();
-        if made.is_err() {
-            // There is nothing in it.
-            let _ = rustix::fs::unlinkat(&above, &draft, AtFlags::REMOVEDIR);
+        if !matches!(made, Ok(true)) {
+            // What cannot be removed now has a name that is no volume's.
+            let _ = remove::remove(&above, &draft, &Abandoned::default());
         }
-        match made {
-            Ok(()) => Ok(true),
-            Err(Errno::EXIST) if is_directory(&above, name).unwrap_or(false) => Ok(false),
-            Err(error) => Err(failed(path, error)),
-        }
+        made
     }
 
-    fn list(&self, path: &str) -> Result<Vec<String>, Error> {
-        let names = names(path)?;
-        let mut directory = self.open()?;
-        if !names.is_empty() {
-            directory = open(&directory, &names.join("/"), DIRECTORY, CONFINED)
-                .map_err(|error| failed(path, error))?;
+    /// Makes and opens a directory that will be at `path`.
+    fn draft(&self, above: &OwnedFd, draft: &str, path: &str) -> rustix::io::Result<OwnedFd> {
+        if self.makes_subvolume(above, path) {
+            subvolume::create(above, draft)?;
+        } else {
+            rustix::fs::mkdirat(above, draft, Mode::RWXU)?;
         }
-        let mut found = Vec::new();
-        let entries = Dir::read_from(&directory).map_err(|error| failed(path, error))?;
-        for entry in entries {
-            let entry = entry.map_err(|error| failed(path, error))?;
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
-            let is_own = name.starts_with(OWN) || name == "." || name == "..";
-            let is_directory = match entry.file_type() {
-                FileType::Directory => true,
-                FileType::Unknown => is_directory(&directory, name).unwrap_or(false),
-                _ => false,
-            };
-            if is_directory && !is_own {
-                found.push(name.to_owned());
-            }
-        }
-        found.sort_unstable();
-        Ok(found)
+        open(above, draft, DIRECTORY, OWN_FILE_SYSTEM)
+    }
+
+    /// Whether what is made at `path` is to be a subvolume: those of a volume are.
+    fn makes_subvolume(&self, above: &OwnedFd, path: &str) -> bool {
+        self.has_subvolumes && !path.contains('/') && subvolume::are_known(above)
     }
 
     fn rename(&self, source: &str, target: &str) -> Result<(), Error> {
@@ -466,19 +495,32 @@ impl fmt::Debug for Root {
 }
 
 impl DirectoriesHost for Host {
-    async fn make(&mut self, path: String, mode: u32, uid: u32, gid: u32) -> Result<bool, Error> {
+    async fn make(
+        &mut self,
+        path: String,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        max_bytes: Option<u64>,
+    ) -> Result<bool, Error> {
         self.granted_root()?
-            .work(path, move |root, path, _| root.make(path, mode, uid, gid))
+            .work(path, move |root, path, _| {
+                root.make(path, mode, uid, gid, max_bytes)
+            })
             .await
     }
 
     async fn remove(&mut self, path: String) -> Result<(), Error> {
+        self.granted_root()?.work(path, Inner::remove).await
+    }
+
+    async fn find(&mut self, path: String) -> Result<Option<Entry>, Error> {
         self.granted_root()?
-            .work(path, Inner::remove)
+            .look(move |root, _| root.find(&path))
             .await
     }
 
-    async fn list(&mut self, path: String) -> Result<Vec<String>, Error> {
+    async fn list(&mut self, path: String) -> Result<Vec<Entry>, Error> {
         self.granted_root()?
             .look(move |root, _| root.list(&path))
             .await

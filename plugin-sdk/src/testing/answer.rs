@@ -337,6 +337,8 @@ pub(crate) mod secrets {
 
 pub(crate) mod directories {
     use super::{change, with};
+    use crate::host::Entry;
+    use crate::testing::Directory;
     use crate::{Error, Result};
 
     fn is_in(path: &str, directory: &str) -> bool {
@@ -344,8 +346,21 @@ pub(crate) mod directories {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    pub(crate) fn make(path: &str, mode: u32, uid: u32, gid: u32) -> Result<bool> {
+    pub(crate) fn make(
+        path: &str,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        max_bytes: Option<u64>,
+    ) -> Result<bool> {
         change(|state| {
+            let made = Directory {
+                mode,
+                uid,
+                gid,
+                max_bytes,
+                made_at_ms: state.now_ms,
+            };
             let all = &mut state.root.directories;
             if let Some((above, _)) = path.rsplit_once('/')
                 && !all.contains_key(above)
@@ -354,7 +369,7 @@ pub(crate) mod directories {
             }
             let is_new = !all.contains_key(path);
             if is_new {
-                all.insert(path.to_owned(), (mode, uid, gid));
+                all.insert(path.to_owned(), made);
             }
             Ok(is_new)
         })
@@ -370,16 +385,31 @@ pub(crate) mod directories {
         })
     }
 
-    pub(crate) fn list(path: &str) -> Result<Vec<String>> {
+    fn entry(name: &str, made: &Directory) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            made_at_ms: Some(made.made_at_ms),
+        }
+    }
+
+    pub(crate) fn find(path: &str) -> Result<Option<Entry>> {
+        with(|state| {
+            let made = state.root.directories.get(path);
+            let name = path.rsplit('/').next().unwrap_or_default();
+            Ok(made.map(|made| entry(name, made)))
+        })
+    }
+
+    pub(crate) fn list(path: &str) -> Result<Vec<Entry>> {
         with(|state| {
             let prefix = match path {
                 "" => String::new(),
                 path => format!("{path}/"),
             };
-            let all = state.root.directories.keys();
-            let names = all.filter_map(|own| own.strip_prefix(&prefix));
-            let own = names.filter(|name| !name.contains('/'));
-            Ok(own.map(str::to_owned).collect())
+            let all = state.root.directories.iter();
+            let below = all.filter_map(|(own, made)| Some((own.strip_prefix(&prefix)?, made)));
+            let own = below.filter(|(name, _)| !name.contains('/'));
+            Ok(own.map(|(name, made)| entry(name, made)).collect())
         })
     }
 

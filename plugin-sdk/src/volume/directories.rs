@@ -3,7 +3,7 @@
 //! The directory is the volume: nothing else says that it is there. So the list is right after any
 //! crash, and where the root is the same on several nodes, so are the volumes.
 
-use super::{Info, Options, named, no_such_volume};
+use super::{Info, Options, no_such_volume};
 use crate::{Error, Result, host};
 
 /// What begins with it is no volume: names of volumes begin with a letter or digit.
@@ -42,7 +42,17 @@ impl Ownership {
 ///
 /// The directory cannot be made.
 pub fn create(name: &str, owner: Ownership) -> Result<()> {
-    host::make_directory(name, owner.mode, owner.uid, owner.gid)?;
+    create_within(name, owner, None)
+}
+
+/// Makes a volume that takes at most `max_bytes`, if there is a most; one that is there stays as it
+/// is.
+///
+/// # Errors
+///
+/// The directory cannot be made. [`Error::Unsupported`] if the file system cannot hold it to a size.
+pub fn create_within(name: &str, owner: Ownership, max_bytes: Option<u64>) -> Result<()> {
+    host::make_directory(name, owner.mode, owner.uid, owner.gid, max_bytes)?;
     Ok(())
 }
 
@@ -68,10 +78,8 @@ pub fn remove(name: &str) -> Result<()> {
 ///
 /// [`Error::NotFound`] if it is not.
 pub fn get(name: &str) -> Result<Info> {
-    match list()?.into_iter().find(|info| info.name == name) {
-        Some(info) => Ok(info),
-        None => Err(no_such_volume(name)),
-    }
+    let found = host::directory(name)?.filter(is_volume);
+    found.map(info).ok_or_else(|| no_such_volume(name))
 }
 
 /// Returns all volumes.
@@ -80,9 +88,19 @@ pub fn get(name: &str) -> Result<Info> {
 ///
 /// The root cannot be read.
 pub fn list() -> Result<Vec<Info>> {
-    let names = host::directories("")?.into_iter();
-    Ok(names
-        .filter(|name| name.starts_with(|first: char| first.is_ascii_alphanumeric()))
-        .map(named)
-        .collect())
+    let all = host::directories("")?.into_iter();
+    Ok(all.filter(is_volume).map(info).collect())
+}
+
+fn is_volume(directory: &host::Entry) -> bool {
+    let first = directory.name.chars().next();
+    first.is_some_and(|first| first.is_ascii_alphanumeric())
+}
+
+fn info(directory: host::Entry) -> Info {
+    Info {
+        name: directory.name,
+        created_at_ms: directory.made_at_ms,
+        status: Vec::new(),
+    }
 }

@@ -1,9 +1,128 @@
 //! Volumes that are directories of other machines, mounted while they are used.
+//!
+//! [`Shares`] is a whole driver, but for what a protocol of file servers has of its own.
+
+use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Info, Options, records};
+use super::{Info, Options, Scope, Volume, records};
 use crate::{Attr, Error, Result, host};
+
+/// A protocol of file servers.
+pub trait Protocol: 'static {
+    /// The type of its file systems, as mount(8) knows it.
+    const KIND: &'static str;
+
+    /// Whether a volume may name a secret with which it is mounted.
+    const HAS_CREDENTIALS: bool;
+
+    /// Checks that a share says what to mount.
+    ///
+    /// # Errors
+    ///
+    /// What it must look like.
+    fn check_share(share: &str) -> Result<(), String>;
+
+    /// Checks the options of a volume before it is made. Default: all are good.
+    ///
+    /// # Errors
+    ///
+    /// Why one must not be given.
+    fn check_options(options: &[String]) -> Result<(), String> {
+        let _ = options;
+        Ok(())
+    }
+
+    /// Returns the mount options that the content of a secret stands for. Default: none.
+    ///
+    /// # Errors
+    ///
+    /// It is not what it must be.
+    fn credentials(secret: &str) -> Result<Vec<String>> {
+        let _ = secret;
+        Ok(Vec::new())
+    }
+}
+
+/// The driver of a protocol's shares: each volume is one, or a directory in one.
+///
+/// Options of a volume: `share`, `options` and, where the protocol has them, `credentials`. With a
+/// `share` in the settings a volume without one of its own is the directory of its name in that one.
+/// What is in a share stays when its volume is removed.
+#[derive(Debug)]
+pub struct Shares<P> {
+    defaults: Defaults,
+    protocol: PhantomData<P>,
+}
+
+impl<P: Protocol> Volume for Shares<P> {
+    type Settings = Defaults;
+    const SETTINGS_SCHEMA: Option<&'static str> = Some(if P::HAS_CREDENTIALS {
+        r#"{"type":"object","additionalProperties":false,"properties":{"share":{"type":"string"},"options":{"type":"string"},"credentials":{"type":"string"}}}"#
+    } else {
+        r#"{"type":"object","additionalProperties":false,"properties":{"share":{"type":"string"},"options":{"type":"string"}}}"#
+    });
+    const SCOPE: Scope = Scope::Global;
+
+    fn new(defaults: Defaults) -> Result<Self> {
+        if let Some(share) = &defaults.share {
+            P::check_share(share).map_err(Error::InvalidConfig)?;
+        }
+        check_credentials::<P>(defaults.credentials.as_ref()).map_err(Error::InvalidConfig)?;
+        Ok(Self {
+            defaults,
+            protocol: PhantomData,
+        })
+    }
+
+    fn create(&mut self, name: &str, options: &[Attr]) -> Result<()> {
+        let mut options = Options::new(options)?;
+        let volume = Remote::take(name, &mut options, &self.defaults)?;
+        options.finish()?;
+        P::check_share(&volume.share)
+            .and_then(|()| P::check_options(&volume.options))
+            .and_then(|()| check_credentials::<P>(volume.credentials.as_ref()))
+            .map_err(Error::InvalidRequest)?;
+        records::create(name, volume)
+    }
+
+    fn remove(&mut self, name: &str) -> Result<()> {
+        unmount(name)?;
+        host::forget_record(name)
+    }
+
+    fn mount(&mut self, name: &str) -> Result<String> {
+        let mut volume: Remote = records::get(name)?.volume;
+        if let Some(secret) = &volume.credentials {
+            volume
+                .options
+                .extend(P::credentials(&host::secret(secret)?)?);
+        }
+        mount(P::KIND, name, &volume.share, &volume.options)
+    }
+
+    fn unmount(&mut self, name: &str) -> Result<()> {
+        unmount(name)
+    }
+
+    fn get(&mut self, name: &str) -> Result<Info> {
+        Ok(Remote::info(&records::get(name)?, name))
+    }
+
+    fn list(&mut self) -> Result<Vec<Info>> {
+        let all = records::all()?;
+        let infos = all.iter().map(|(name, record)| Remote::info(record, name));
+        Ok(infos.collect())
+    }
+}
+
+fn check_credentials<P: Protocol>(named: Option<&String>) -> Result<(), String> {
+    if named.is_some() && !P::HAS_CREDENTIALS {
+        return Err(format!("`credentials` has no meaning for {}", P::KIND));
+    }
+    Ok(())
+}
 
 /// What a volume is made of: what is mounted, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +193,7 @@ impl Remote {
 ///
 /// It is not allowed, or the system refuses.
 pub fn mount(kind: &str, name: &str, share: &str, options: &[String]) -> Result<String> {
-    host::make_directory(name, 0o700, 0, 0)?;
+    host::make_directory(name, 0o700, 0, 0, None)?;
     host::mount(kind, share, name, options)?;
     Ok(name.to_owned())
 }
@@ -87,34 +206,4 @@ pub fn mount(kind: &str, name: &str, share: &str, options: &[String]) -> Result<
 pub fn unmount(name: &str) -> Result<()> {
     host::unmount(name)?;
     host::remove_directory(name)
-}
-
-/// Forgets a volume; what is in its share stays.
-///
-/// # Errors
-///
-/// Somebody uses it, or its record cannot be deleted.
-pub fn remove(name: &str) -> Result<()> {
-    unmount(name)?;
-    host::forget_record(name)
-}
-
-/// Returns what is known of a volume.
-///
-/// # Errors
-///
-/// [`Error::NotFound`] if it is not there.
-pub fn get(name: &str) -> Result<Info> {
-    Ok(Remote::info(&records::get(name)?, name))
-}
-
-/// Returns all volumes.
-///
-/// # Errors
-///
-/// The records cannot be read.
-pub fn list() -> Result<Vec<Info>> {
-    let all = records::all()?;
-    let infos = all.iter().map(|(name, record)| Remote::info(record, name));
-    Ok(infos.collect())
 }

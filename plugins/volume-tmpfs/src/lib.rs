@@ -75,7 +75,7 @@ impl Volume for Tmpfs {
             uid,
             gid,
         } = records::get(name)?.volume;
-        host::make_directory(name, 0o700, 0, 0)?;
+        host::make_directory(name, 0o700, 0, 0, None)?;
         let options = [
             format!("size={size}"),
             format!("mode={mode:o}"),

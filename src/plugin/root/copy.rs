@@ -1,5 +1,6 @@
 //! Copying a directory and all in it: contents, owners, permissions, times, extended attributes,
-//! links. Sockets and devices are left out.
+//! links. Sockets and devices are left out. A subvolume is copied by the file system, as it is at one
+//! moment.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,7 @@ use rustix::{
 use super::{
     Abandoned, DIRECTORY, Error, Inner, OWN, OWN_FILE_SYSTEM, failed, is_directory, open,
     remove::{self, Reason},
-    rename,
+    rename, subvolume,
 };
 
 /// Directories nested deeper are refused.
@@ -41,8 +42,12 @@ impl Inner {
         }
         let draft = format!("{OWN}{:016x}", rand::random::<u64>());
         let copied = (|| {
-            rustix::fs::mkdirat(&to, &draft, Mode::RWXU)?;
-            let directory = open(&to, &draft, DIRECTORY, OWN_FILE_SYSTEM)?;
+            if self.makes_subvolume(&to, target) && subvolume::is_one(&from) {
+                subvolume::snapshot(&from, &to, &draft)?;
+                rename(&to, &draft, &to, new_name)?;
+                return Ok(());
+            }
+            let directory = self.draft(&to, &draft, target)?;
             let mut copy = Copy {
                 root: directory.try_clone().map_err(|_| Errno::MFILE)?,
                 linked: HashMap::new(),

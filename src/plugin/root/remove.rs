@@ -7,7 +7,9 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Abandoned, DIRECTORY, Error, Inner, OWN, OWN_FILE_SYSTEM, failed, open};
+use super::{
+    Abandoned, DIRECTORY, Error, Inner, OWN, OWN_FILE_SYSTEM, failed, limit, open, subvolume,
+};
 
 /// What is nested deeper is brought up first: the stack and the table of open files are bounded.
 const MAX_DEPTH: usize = 64;
@@ -38,8 +40,17 @@ impl From<Errno> for Reason {
 /// Removes the directory `name` and all in it, over no link and from no other file system.
 pub(super) fn remove(above: &OwnedFd, name: &str, abandoned: &Abandoned) -> Result<(), Reason> {
     let top = open(above, name, DIRECTORY, OWN_FILE_SYSTEM)?;
+    // One with subvolumes below it is removed like any other directory.
+    if subvolume::is_one(&top) && subvolume::remove(above, name).is_ok() {
+        return Ok(());
+    }
+    let project = limit::project(&top);
     while clear(&top, &top, 0, abandoned)? {}
     rustix::fs::unlinkat(above, name, AtFlags::REMOVEDIR)?;
+    if let Some(project) = project {
+        drop(top);
+        limit::forget(above, project);
+    }
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 use std::{
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _, symlink},
+        process::CommandExt as _,
+    },
     path::Path,
 };
 
@@ -29,7 +32,7 @@ impl Bed {
     }
 
     fn make(&self, path: &str) -> Result<bool, Error> {
-        self.root.inner.make(path, 0o750, 0, 0)
+        self.root.inner.make(path, 0o750, 0, 0, None)
     }
 
     fn remove(&self, path: &str) -> Result<(), Error> {
@@ -38,6 +41,11 @@ impl Bed {
 
     fn copy(&self, source: &str, target: &str) -> Result<(), Error> {
         self.root.inner.copy(source, target, &Abandoned::default())
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        let listed = self.root.inner.list(path).unwrap().into_iter();
+        listed.map(|entry| entry.name).collect()
     }
 
     /// All names in the root, those of the daemon's own included.
@@ -61,8 +69,13 @@ fn a_directory_is_made_as_it_shall_be() {
     assert!(matches!(bed.make("none/sub"), Err(Error::NotFound(_))));
     fs::write(bed.at("file"), "").unwrap();
     assert!(matches!(bed.make("file"), Err(Error::Denied(_))));
-    assert_eq!(bed.root.inner.list("").unwrap(), ["data"]);
-    assert_eq!(bed.root.inner.list("data").unwrap(), ["sub"]);
+    assert_eq!(bed.list(""), ["data"]);
+    assert_eq!(bed.list("data"), ["sub"]);
+    let found = bed.root.inner.find("data/sub").unwrap().unwrap();
+    assert_eq!(found.name, "sub");
+    for none in ["none", "file", "data/none"] {
+        assert!(bed.root.inner.find(none).unwrap().is_none(), "{none}");
+    }
     assert_eq!(bed.entries(), ["data", "file"]);
 }
 
@@ -97,6 +110,10 @@ fn no_path_leads_out_of_the_root() {
     ] {
         assert!(bed.make(path).is_err(), "make {path}");
         assert!(bed.root.inner.list(path).is_err(), "list {path}");
+        assert!(
+            !matches!(bed.root.inner.find(path), Ok(Some(_))),
+            "find {path}"
+        );
         assert!(bed.copy(path, "copy").is_err(), "copy {path}");
         assert!(bed.copy("data", path).is_err(), "copy to {path}");
         assert!(bed.root.inner.rename(path, "new").is_err(), "rename {path}");
@@ -132,7 +149,7 @@ fn a_directory_that_becomes_a_link_leads_nowhere() {
         });
         for round in 0..2000 {
             let _ = inner.remove("data/sub", &Abandoned::default());
-            let _ = inner.make(&format!("data/{round}"), 0o700, 0, 0);
+            let _ = inner.make(&format!("data/{round}"), 0o700, 0, 0, None);
         }
         is_over.store(true, Ordering::Relaxed);
     });
@@ -260,8 +277,9 @@ async fn a_mount_that_comes_too_late_is_taken_back() {
             sources: texts("tmpfs"),
             options: Vec::new(),
         },
+        ..RootGrant::default()
     });
-    root.inner.make("data", 0o700, 0, 0).unwrap();
+    root.inner.make("data", 0o700, 0, 0, None).unwrap();
     let mount = |root: &Inner, path: &str, abandoned: &Abandoned| {
         root.mount("tmpfs", "tmpfs", path, &[], abandoned)
     };
@@ -298,4 +316,110 @@ async fn a_mount_that_comes_too_late_is_taken_back() {
         Err(Error::Timeout)
     ));
     assert!(!root.inner.is_mounted("data").unwrap());
+}
+
+#[test]
+fn it_is_known_when_a_directory_was_made() {
+    let bed = Bed::new();
+    let before = std::time::SystemTime::now();
+    bed.make("data").unwrap();
+    // The kernel counts in ticks.
+    let before = before - Duration::from_secs(1);
+    let since = before.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let made_at = |path: &str| bed.root.inner.find(path).unwrap().unwrap().made_at_ms;
+    let Some(made_at_ms) = made_at("data") else {
+        eprintln!("left out: it_is_known_when_a_directory_was_made: the file system does not tell");
+        return;
+    };
+    assert!(u128::from(made_at_ms) >= since.as_millis());
+    fs::write(bed.at("data/file"), "").unwrap();
+    bed.root.inner.rename("data", "other").unwrap();
+    assert_eq!(made_at("other"), Some(made_at_ms));
+    assert_eq!(
+        bed.root.inner.list("").unwrap()[0].made_at_ms,
+        Some(made_at_ms)
+    );
+}
+
+#[test]
+fn a_size_is_refused_where_it_is_not_granted_or_not_enforced() {
+    let bed = Bed::new();
+    let make = |root: &Root| root.inner.make("data", 0o700, 0, 0, Some(1 << 20));
+    assert!(matches!(make(&bed.root), Err(Error::Denied(_))));
+    // Wherever tests keep what they need for a moment, no project quotas are in force.
+    let granted = Root::new(&RootGrant {
+        path: bed.root.inner.path.clone(),
+        quotas: Quotas::Allowed,
+        ..RootGrant::default()
+    });
+    let refused = make(&granted);
+    let Err(Error::Unsupported(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(text.contains("has no project quotas in force"), "{text}");
+    assert!(bed.entries().is_empty());
+}
+
+/// The bytes in a file that somebody other than root, whom no quota holds, tries to make of 4 MiB.
+fn fill(directory: &Path) -> u64 {
+    let file = directory.join("file");
+    let mut dd = std::process::Command::new("dd");
+    dd.args(["if=/dev/zero", "bs=64k", "count=64", "conv=fsync"])
+        .arg(format!("of={}", file.display()))
+        .uid(65_534)
+        .gid(65_534);
+    let output = dd.output().unwrap();
+    let len = fs::metadata(&file).unwrap().len();
+    assert_eq!(output.status.success(), len == 4 << 20, "{output:?}");
+    len
+}
+
+#[test]
+fn a_directory_takes_no_more_than_its_size() {
+    let name = "a_directory_takes_no_more_than_its_size";
+    for kind in ["ext4", "xfs"] {
+        let Some(image) = skep_fleet::image::Image::with_quotas(name, kind) else {
+            continue;
+        };
+        // dd has to get there.
+        let above = image.root().parent().unwrap().to_owned();
+        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).unwrap();
+        let root = Root::new(&RootGrant {
+            path: image.root(),
+            quotas: Quotas::Allowed,
+            ..RootGrant::default()
+        });
+        let make = |path: &str, max_bytes: Option<u64>| {
+            let made = root.inner.make(path, 0o755, 65_534, 65_534, max_bytes);
+            assert!(made.unwrap(), "{kind}: {path}");
+            image.root().join(path)
+        };
+        let project = |path: &Path| {
+            let directory = rustix::fs::open(path, DIRECTORY, Mode::empty()).unwrap();
+            limit::project(&directory)
+        };
+        let small = make("small", Some(1 << 20));
+        assert!((1..=1 << 20).contains(&fill(&small)), "{kind}");
+        for (path, max_bytes) in [("large", Some(8 << 20)), ("boundless", None)] {
+            assert_eq!(fill(&make(path, max_bytes)), 4 << 20, "{kind}: {path}");
+        }
+        let first = project(&small).unwrap();
+        assert_ne!(Some(first), project(&image.root().join("large")));
+        assert_eq!(project(&image.root().join("boundless")), None);
+
+        // What is removed takes its limit along.
+        root.inner.remove("small", &Abandoned::default()).unwrap();
+        let there = root.inner.open().unwrap();
+        assert!(!limit::has_limit(&there, first), "{kind}");
+        let small = make("small", Some(8 << 20));
+        assert_eq!(fill(&small), 4 << 20, "{kind}");
+
+        // Who claims another one's project takes no limit from it.
+        let second = project(&small).unwrap();
+        let thief = make("thief", Some(1 << 20));
+        let thief = rustix::fs::open(thief, DIRECTORY, Mode::empty()).unwrap();
+        limit::join(&thief, second).unwrap();
+        root.inner.remove("thief", &Abandoned::default()).unwrap();
+        assert!(limit::has_limit(&there, second), "{kind}");
+    }
 }

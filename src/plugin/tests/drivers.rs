@@ -31,6 +31,7 @@ impl Bed {
                     sources: texts(&["tmpfs"]),
                     options: texts(&["size", "mode", "uid", "gid"]),
                 },
+                ..RootGrant::default()
             },
             records: directory.path().join("records"),
             secrets: BTreeMap::new(),

@@ -45,6 +45,7 @@ mod fault;
 mod fleet;
 mod handlers;
 mod ident;
+pub mod image;
 pub mod island;
 pub mod ledger;
 pub mod process;
