@@ -1,8 +1,8 @@
-use std::{fs, io::Write as _, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{fs, io::Write as _, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
 use futures_util::future::join_all;
 
-use super::*;
+use super::{desk::WATCH_QUEUE, *};
 
 fn file() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
