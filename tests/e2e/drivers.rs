@@ -17,6 +17,9 @@ use crate::{
     manager::{FAST_FAIL, eventually},
 };
 
+mod filesystems;
+mod restarts;
+
 const SKEP: &str = env!("CARGO_BIN_EXE_skep");
 
 /// What makes containers move.
@@ -58,7 +61,7 @@ impl Nodes {
             let shared = nodes.directory.path().join("shared");
             let drivers = drivers.replace("ROOT", &shared.display().to_string());
             let text = format!(
-                "[agent]\nstate-directory = \"{}\"\n{drivers}",
+                "[agent]\nunused-grace = \"500ms\"\nstate-directory = \"{}\"\n{drivers}",
                 state.display()
             );
             fs::write(state.join("config.toml"), text).unwrap();
@@ -199,8 +202,15 @@ fn engines_use_the_drivers_of_their_agents() {
     assert_eq!(entries(&nodes.root(0, "data")).len(), 2);
     let inspect = ["volume", "inspect", "-f", "{{.Driver}} {{.Scope}}", "alpha"];
     assert_eq!(engine.ok(&inspect), "data local");
+    let created_at = engine.ok(&["volume", "inspect", "-f", "{{.CreatedAt}}", "alpha"]);
+    let created_at: chrono::DateTime<chrono::Utc> = created_at.parse().unwrap();
+    let age = chrono::Utc::now() - created_at;
+    assert!((0..3600).contains(&age.num_seconds()), "{created_at}");
     let refused = engine.refused(&["volume", "create", "-d", "data", "-o", "size=1g", "c"]);
-    assert!(refused.contains("`size` cannot be enforced"), "{refused}");
+    assert!(
+        refused.contains("has no project quotas in force"),
+        "{refused}"
+    );
 
     engine.ok(&["volume", "create", "-d", "tmpfs", "-o", "size=1m", "memory"]);
     let sleep = [

@@ -62,6 +62,17 @@ impl Fleet {
         )
     }
 
+    /// The same with more options for each daemon.
+    pub fn start_with(purpose: &str, count: usize, options: &str) -> Self {
+        let options = ["--options".to_owned(), options.to_owned()];
+        Self::up_with(
+            format!("{}-{purpose}", prefix()),
+            count,
+            &options,
+            Lifetime::Test,
+        )
+    }
+
     /// Starts a fleet for this test alone in which some engines are those of unpacked packages.
     pub fn start_mixed(purpose: &str, count: usize, unpacked: &[(usize, &Path)]) -> Self {
         let mut options = Vec::new();
@@ -159,6 +170,12 @@ impl Fleet {
     /// Brings engine `index` back and returns once it answers.
     pub fn revive(&self, index: usize) {
         call(&self.name, &["start", &index.to_string()]);
+    }
+
+    /// Ends the daemon of engine `index` with a signal and starts it again in the same place: its host
+    /// stays, and whatever else runs there. Returns once it answers.
+    pub fn restart_daemon(&self, index: usize, signal: &str) {
+        call(&self.name, &["restart", &index.to_string(), signal]);
     }
 
     /// Restarts engine `index` with TLS and the certificates in `directory`; it asks every client for
