@@ -6,6 +6,8 @@
 use std::{
     mem,
     os::fd::{AsRawFd as _, OwnedFd},
+    thread::sleep,
+    time::Duration,
 };
 
 use nix::libc;
@@ -31,8 +33,11 @@ const INHERITED: u32 = 0x200;
 /// Numbers of projects that people choose are below.
 const FIRST_PROJECT: u32 = 1 << 24;
 
-/// How many numbers are tried: nearly all are free.
+/// How many numbers are tried, of which nearly all are free.
 const TRIES: usize = 16;
+
+/// How long to wait between two looks at whether a project is empty, as often as that.
+const GIVEN_BACK: Duration = Duration::from_millis(10);
 
 /// The kernel's `fsxattr`.
 #[repr(C)]
@@ -88,9 +93,19 @@ pub(super) fn project(directory: &OwnedFd) -> Option<u32> {
 /// Forgets the limit of a project whose directory is gone. One in which something is left keeps it:
 /// who owns a directory may have given it another one's number.
 pub(super) fn forget(file_system: &OwnedFd, project: u32) {
-    if quota(file_system, project).is_ok_and(|quota| quota.dqb_curinodes == 0) {
-        // Nobody is held up by a limit of nothing.
-        let _ = set_limit(file_system, project, 0);
+    for _ in 0..TRIES {
+        match quota(file_system, project) {
+            // Nobody is held up by the limit of an empty project, if it cannot be taken away.
+            Ok(quota) if quota.dqb_curinodes == 0 => {
+                let _ = set_limit(file_system, project, 0);
+                return;
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+        // xfs gives back what was removed a moment later; this has it begin.
+        let _ = rustix::fs::fstatfs(file_system);
+        sleep(GIVEN_BACK);
     }
 }
 
@@ -108,9 +123,7 @@ fn free_project(file_system: &OwnedFd) -> Result<u32, Errno> {
             // xfs knows nothing of it.
             Err(Errno::NOENT) => return Ok(number),
             Err(error) => return Err(error),
-            Ok(quota) if quota.dqb_bhardlimit == 0 && quota.dqb_curinodes == 0 => {
-                return Ok(number);
-            }
+            Ok(quota) if quota.dqb_curinodes == 0 => return Ok(number),
             Ok(_) => {}
         }
     }
