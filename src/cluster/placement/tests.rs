@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     cluster::snapshot::tests::{container, node},
     model::{directive::Kind, port::PortBinding},
-    scheduler::{Applies, Filter, PolicyError, Ranked, Strategy, node_set::NodeSet},
+    scheduler::{Applies, Call, Filter, PolicyError, Ranked, Strategy, node_set::NodeSet},
 };
 
 /// Keeps nodes with fewer containers than the limit and without the wanted ports.
