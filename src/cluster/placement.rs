@@ -5,7 +5,7 @@
 //! same name. It is a thread and not a task because plugins run on it: a plugin that loops until
 //! its deadline holds up placements, and nothing else.
 
-mod desk;
+pub mod desk;
 
 use std::{
     collections::BTreeSet,
@@ -13,6 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -150,7 +151,7 @@ impl Placement {
         shutdown: CancellationToken,
     ) -> io::Result<Self> {
         let (commands, received) = mpsc::channel(QUEUE);
-        let desk = Desk::new(scheduler, overcommit);
+        let desk = Desk::new(scheduler, overcommit, StdRng::from_rng(&mut rand::rng()));
         let troubles = desk.troubles();
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
@@ -296,6 +297,24 @@ impl Drop for Reservation {
 impl Drop for NameReservation {
     fn drop(&mut self) {
         release(&self.commands, self.key);
+    }
+}
+
+/// How the container that `request` asks for will look to other placements.
+pub fn expected(request: &Request) -> Container {
+    Container {
+        names: match request.name.is_empty() {
+            true => Vec::new(),
+            false => vec![request.name.clone()],
+        },
+        swarm_id: Some(Arc::from(request.id.as_str())),
+        image: request.image.clone(),
+        labels: request.labels.iter().cloned().collect(),
+        reserved: request.need,
+        network_mode: request.network_mode.clone(),
+        bindings: request.bindings.clone(),
+        exposed_ports: request.exposed_ports.clone(),
+        ..Container::default()
     }
 }
 

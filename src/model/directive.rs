@@ -138,6 +138,18 @@ impl Directives {
             .collect()
     }
 
+    /// Writes the directives into labels, which is how they survive in the engine.
+    pub fn write_labels(&self, labels: &mut BTreeMap<String, String>) {
+        for kind in Kind::ALL {
+            let texts = self.texts(kind);
+            if !texts.is_empty()
+                && let Ok(json) = serde_json::to_string(texts)
+            {
+                labels.insert(kind.label().to_owned(), json);
+            }
+        }
+    }
+
     /// Parses the expressions of one kind.
     ///
     /// # Errors

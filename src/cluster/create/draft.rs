@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{CreateError, CreateRequest, Instead, network};
 use crate::{
     cluster::{
-        placement::Bound,
+        placement::{self, Bound},
         reschedule::Place,
         snapshot::{Node, Snapshot},
     },
@@ -61,7 +61,7 @@ impl Draft {
         let parsed: HostConfig = body.parsed("HostConfig")?.unwrap_or_default();
         let need = parsed.need(shares);
         let mut request = Request {
-            id: swarm_id.clone(),
+            id: swarm_id,
             name: create
                 .name
                 .strip_prefix('/')
@@ -73,10 +73,7 @@ impl Draft {
             bindings: host_ports(&parsed.port_bindings),
             exposed_ports: exposed_ports(&body)?,
             references: references(&parsed),
-            labels: labels
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
+            labels: labels.into_iter().collect(),
             ..Request::default()
         };
         request.set_directives(&directives);
@@ -95,21 +92,7 @@ impl Draft {
             }
         }
         network::strip_endpoints(snapshot, &mut body)?;
-        let container = Arc::new(Container {
-            names: if request.name.is_empty() {
-                Vec::new()
-            } else {
-                vec![request.name.clone()]
-            },
-            swarm_id: Some(Arc::from(swarm_id.as_str())),
-            image: request.image.clone(),
-            labels,
-            reserved: need,
-            network_mode: request.network_mode.clone(),
-            bindings: request.bindings.clone(),
-            exposed_ports: request.exposed_ports.clone(),
-            ..Container::default()
-        });
+        let container = Arc::new(placement::expected(&request));
         Ok(Self {
             body,
             host_config,
@@ -196,14 +179,7 @@ fn take_directives(
             body.set("Env", &rest);
         }
     }
-    for kind in Kind::ALL {
-        let texts = directives.texts(kind);
-        if !texts.is_empty()
-            && let Ok(json) = serde_json::to_string(texts)
-        {
-            labels.insert(kind.label().to_owned(), json);
-        }
-    }
+    directives.write_labels(labels);
     Ok(directives)
 }
 

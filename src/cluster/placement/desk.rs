@@ -1,10 +1,13 @@
 //! What the placement thread owns, and does one command at a time.
+//!
+//! Whoever has all the time to himself, as a simulation has, uses a [`Desk`] without a thread.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use rand::{RngExt, rngs::StdRng};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -47,9 +50,11 @@ struct Seen {
 }
 
 /// What the placement thread owns.
-pub(super) struct Desk {
+pub struct Desk {
     scheduler: Scheduler,
     overcommit: f64,
+    /// Where the seeds of decisions come from.
+    seeds: StdRng,
     table: NodeTable,
     slots: HashMap<EngineAddr, u32>,
     settings: HashMap<EngineAddr, Settings>,
@@ -66,11 +71,16 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(scheduler: Scheduler, overcommit: f64) -> Self {
+    /// A desk without nodes. Nodes are filled beyond what they have by `overcommit`, a fraction.
+    ///
+    /// Equal calls of a desk with equal seeds, and of plugins that look at nothing else, give equal
+    /// answers.
+    pub fn new(scheduler: Scheduler, overcommit: f64, seeds: StdRng) -> Self {
         Self {
             troubles: Arc::new(Mutex::new(scheduler.troubles())),
             scheduler,
             overcommit,
+            seeds,
             table: NodeTable::default(),
             slots: HashMap::new(),
             settings: HashMap::new(),
@@ -150,7 +160,8 @@ impl Desk {
         }
     }
 
-    fn put(&mut self, inventory: &Arc<Inventory>) {
+    /// Takes what is known of a node. A container that was placed and is seen now is no longer held.
+    pub fn put(&mut self, inventory: &Arc<Inventory>) {
         let node = self.node(inventory);
         let slot = match self.slots.get(&inventory.addr) {
             Some(slot) => {
@@ -251,7 +262,13 @@ impl Desk {
         self.table.remove(slot);
     }
 
-    fn place(&mut self, wanted: &Wanted) -> Result<(EngineAddr, u64), PlaceError> {
+    /// Chooses a node and holds what the container needs there, until it is seen there or the key
+    /// is released.
+    ///
+    /// # Errors
+    ///
+    /// [`PlaceError`]; never that of a shutdown.
+    pub fn place(&mut self, wanted: &Wanted) -> Result<(EngineAddr, u64), PlaceError> {
         let limit = match wanted.only {
             Some(_) => usize::MAX,
             None => 1 + wanted.avoid.len(),
@@ -294,7 +311,7 @@ impl Desk {
         let call = Call {
             nodes: &self.table,
             inventory: &inventory,
-            seed: rand::random(),
+            seed: self.seeds.random(),
         };
         let ranking = self.scheduler.schedule(request, &call, limit)?;
         let addrs = ranking
@@ -303,7 +320,13 @@ impl Desk {
         Ok(addrs.collect())
     }
 
-    fn explain(
+    /// How a container would be placed now; nothing is held. With `instead_of`, as if that
+    /// container were not there.
+    ///
+    /// # Errors
+    ///
+    /// [`PlaceError::NameTaken`], unless a container stands in for itself.
+    pub fn explain(
         &mut self,
         request: &Request,
         instead_of: Option<(EngineAddr, Arc<str>)>,
@@ -463,7 +486,7 @@ impl Desk {
         let call = Call {
             nodes: &self.table,
             inventory: &inventory,
-            seed: rand::random(),
+            seed: self.seeds.random(),
         };
         self.scheduler.explain(request, &call)
     }
