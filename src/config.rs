@@ -27,6 +27,7 @@ pub mod size;
 pub mod store;
 pub mod tls;
 pub mod volume;
+pub mod workload;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ use crate::config::discovery::Discovery;
 use crate::config::engine::Engine;
 use crate::config::listen::ListenAddr;
 use crate::config::log::Log;
-use crate::config::mistakes::{Mistake, Mistakes, closest, line_at};
+use crate::config::mistakes::{Mistake, Mistakes, closest};
 use crate::config::plugin::{Plugin, PluginKind, Source};
 use crate::config::plugin_host::PluginHost;
 use crate::config::rebalance::Rebalance;
@@ -122,17 +123,7 @@ impl Config {
     ///
     /// [`ConfigError`]; it carries every mistake, not the first one alone.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let read_error = |source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let text = std::fs::read_to_string(path).map_err(read_error)?;
-        let absolute = std::path::absolute(path).map_err(read_error)?;
-        let base = absolute.parent().unwrap_or(Path::new("/"));
-        Self::parse(&text, base).map_err(|mistakes| ConfigError::Mistakes {
-            path: path.to_owned(),
-            mistakes,
-        })
+        load(path, Self::parse)
     }
 
     /// Parses and checks the text of a file; its relative paths start at `base`.
@@ -141,13 +132,7 @@ impl Config {
     ///
     /// All mistakes, in the order of the file. A syntax error hides all others.
     pub fn parse(text: &str, base: &Path) -> Result<Self, Vec<Mistake>> {
-        let root = DeTable::parse(text).map_err(|error| {
-            vec![Mistake {
-                path: String::new(),
-                line: error.span().map(|span| line_at(text, span.start)),
-                text: error.message().trim_end().replace('\n', ", "),
-            }]
-        })?;
+        let root = DeTable::parse(text).map_err(|error| vec![Mistake::syntax(text, &error)])?;
         let root = root.into_inner();
         let mut mistakes = Mistakes::new(text, &root);
         let mut section = Section::new(String::new(), root, &mut mistakes);
@@ -438,6 +423,24 @@ impl Default for Config {
             plugins: plugin::builtins(),
         }
     }
+}
+
+/// Reads the file at `path`; its relative paths start where it is.
+fn load<T>(
+    path: &Path,
+    parse: impl FnOnce(&str, &Path) -> Result<T, Vec<Mistake>>,
+) -> Result<T, ConfigError> {
+    let read_error = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let text = std::fs::read_to_string(path).map_err(read_error)?;
+    let absolute = std::path::absolute(path).map_err(read_error)?;
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    parse(&text, base).map_err(|mistakes| ConfigError::Mistakes {
+        path: path.to_owned(),
+        mistakes,
+    })
 }
 
 fn list(path: &Path, mistakes: &[Mistake]) -> String {

@@ -12,6 +12,7 @@ mod values;
 use serde_json::{Map, Value, json};
 
 use self::values::{Endpoint, Ports};
+use crate::config::size;
 
 /// What a container shall be.
 #[derive(Debug)]
@@ -137,14 +138,14 @@ const OPTIONS: &[(&str, Effect)] = &[
     (
         "m,memory",
         Effect::Value(|wishes, text| {
-            wishes.memory = values::bytes(text)?;
+            wishes.memory = size::parse_docker(text)?;
             Ok(())
         }),
     ),
     (
         "memory-reservation",
         Effect::Value(|wishes, text| {
-            wishes.memory_reservation = values::bytes(text)?;
+            wishes.memory_reservation = size::parse_docker(text)?;
             Ok(())
         }),
     ),

@@ -17,6 +17,17 @@ pub struct Mistake {
     pub text: String,
 }
 
+impl Mistake {
+    /// The file is no TOML.
+    pub(super) fn syntax(source: &str, error: &toml::de::Error) -> Self {
+        Self {
+            path: String::new(),
+            line: error.span().map(|span| line_at(source, span.start)),
+            text: error.message().trim_end().replace('\n', ", "),
+        }
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(line) = self.line {
@@ -48,11 +59,13 @@ impl Mistakes {
 
     /// Records a mistake in the key at `path`.
     pub(super) fn add(&mut self, path: &str, text: impl Into<String>) {
-        // A list item such as `listen[1]` has no line of its own; its list has one.
-        let key = path.split('[').next().unwrap_or(path);
+        // A list item such as `listen[1]` has no line of its own unless it is a table; its list has
+        // one.
+        let list = path.rsplit_once('[').map_or(path, |(list, _)| list);
+        let line = self.lines.get(path).or_else(|| self.lines.get(list));
         self.found.push(Mistake {
             path: path.to_owned(),
-            line: self.lines.get(key).copied(),
+            line: line.copied(),
             text: text.into(),
         });
     }
@@ -97,8 +110,18 @@ fn note_lines(source: &str, path: &str, table: &DeTable<'_>, lines: &mut HashMap
     for (key, value) in table {
         let full: String = join(path, key.get_ref());
         lines.insert(full.clone(), line_at(source, Spanned::span(key).start));
-        if let DeValue::Table(inner) = value.get_ref() {
-            note_lines(source, &full, inner, lines);
+        match value.get_ref() {
+            DeValue::Table(inner) => note_lines(source, &full, inner, lines),
+            DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    if let DeValue::Table(inner) = item.get_ref() {
+                        let full = format!("{full}[{index}]");
+                        lines.insert(full.clone(), line_at(source, item.span().start));
+                        note_lines(source, &full, inner, lines);
+                    }
+                }
+            }
+            _ => {}
         }
     }
 }

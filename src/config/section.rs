@@ -116,6 +116,41 @@ impl<'t, 'm> Section<'t, 'm> {
         value
     }
 
+    /// Reads each table of the list at `key`, and reports their unknown keys.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &str,
+        mut read: impl FnMut(&mut Section<'t, '_>) -> T,
+    ) -> Vec<T> {
+        let items = match self.take(key).map(Spanned::into_inner) {
+            None => return Vec::new(),
+            Some(DeValue::Array(items)) => items,
+            Some(other) => {
+                let text = format!("must be a list of tables, not {}", other.type_str());
+                self.refuse(key, text);
+                return Vec::new();
+            }
+        };
+        let mut values = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            match item.into_inner() {
+                DeValue::Table(table) => {
+                    let mut inner = Section::new(join(&self.path, &key), table, self.mistakes);
+                    values.push(read(&mut inner));
+                    inner.finish();
+                }
+                other => self.refuse(&key, format!("must be a table, not {}", other.type_str())),
+            }
+        }
+        values
+    }
+
+    /// Records that the table itself is wrong.
+    pub(super) fn refuse_table(&mut self, text: impl Into<String>) {
+        self.mistakes.add(&self.path, text);
+    }
+
     /// Returns the names of the keys nobody has asked for yet, for tables with free names.
     pub(super) fn remaining_keys(&self) -> Vec<String> {
         self.rest

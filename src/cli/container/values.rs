@@ -174,30 +174,6 @@ pub(super) fn check_link(text: &str) -> Result<(), String> {
     }
 }
 
-/// Bytes, with `b`, or one of `k`, `m`, `g`, `t`, `p`, and `b` or `ib` behind that.
-pub(super) fn bytes(text: &str) -> Result<i64, String> {
-    let odd = || format!("invalid size: '{text}'");
-    let is_number = |byte: char| byte.is_ascii_digit() || byte == '.';
-    let end = text.rfind(is_number).ok_or_else(odd)? + 1;
-    let (number, unit) = text.split_at(end);
-    let number: f64 = number.parse().map_err(|_| odd())?;
-    let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();
-    let bad_unit = || format!("invalid suffix: '{unit}'");
-    let shift = match unit.as_bytes() {
-        [] | [b'b'] => 0,
-        [letter] | [letter, b'b'] | [letter, b'i', b'b'] => {
-            let place = b"kmgtp".iter().position(|known| known == letter);
-            10 * (place.ok_or_else(bad_unit)? + 1)
-        }
-        _ => return Err(bad_unit()),
-    };
-    let bytes = number * (1_u64 << shift) as f64;
-    match bytes.is_finite() && bytes >= 0.0 && bytes < i64::MAX as f64 {
-        true => Ok(bytes as i64),
-        false => Err(odd()),
-    }
-}
-
 /// Cores as billionths.
 pub(super) fn cpus(text: &str) -> Result<i64, String> {
     let cores = text.parse::<f64>().ok();
