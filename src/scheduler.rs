@@ -275,7 +275,7 @@ impl Scheduler {
         call: &Call<'_>,
         trace: &mut Trace,
     ) -> Result<NodeSet, ScheduleError> {
-        let mut candidates = call.nodes.schedulable();
+        let mut candidates = call.nodes.schedulable().clone();
         for index in 0..self.filters.len() {
             let filter = &self.filters[index];
             if let Some(error) = request.malformed(filter.expressions()) {

@@ -95,7 +95,7 @@ impl Trace {
         let all: NodeSet = nodes.iter().map(|(slot, _)| slot).collect();
         let named = |ranked: Ranked| Some((Arc::clone(nodes.node(ranked.slot)?), ranked.score));
         Explanation {
-            closed: without(nodes, &all, &nodes.schedulable()),
+            closed: without(nodes, &all, nodes.schedulable()),
             steps: self.steps,
             full: self.full.unwrap_or_default(),
             outcome: outcome.map(|ranking| ranking.into_iter().filter_map(named).collect()),

@@ -69,6 +69,8 @@ pub enum Change {
 pub struct NodeTable {
     nodes: Vec<Option<Arc<Node>>>,
     usage: Vec<Usage>,
+    // Invariant: has room for every slot, and holds those whose node takes containers.
+    schedulable: NodeSet,
     free: Vec<u32>,
     generation: u64,
     // Invariant: entry `i` led to generation `generation - log.len() + 1 + i`.
@@ -87,6 +89,7 @@ impl NodeTable {
             }
         };
         self.nodes[slot as usize] = Some(Arc::new(node));
+        self.mark(slot);
         self.record(Change::Node(slot));
         slot
     }
@@ -96,6 +99,7 @@ impl NodeTable {
         let place = &mut self.nodes[slot as usize];
         if place.as_deref() != Some(&node) {
             *place = Some(Arc::new(node));
+            self.mark(slot);
             self.record(Change::Node(slot));
         }
     }
@@ -104,6 +108,7 @@ impl NodeTable {
     pub fn remove(&mut self, slot: u32) {
         if self.nodes[slot as usize].take().is_some() {
             self.usage[slot as usize] = Usage::default();
+            self.mark(slot);
             self.free.push(slot);
             self.free.sort_unstable_by(|a, b| b.cmp(a));
             self.record(Change::Deleted(slot));
@@ -152,15 +157,10 @@ impl NodeTable {
             .filter_map(|(slot, node)| Some((slot as u32, node.as_ref()?)))
     }
 
-    /// Every node that was validated once and takes containers: what filters start from.
-    pub fn schedulable(&self) -> NodeSet {
-        let mut set = NodeSet::with_slots(self.slots());
-        for (slot, node) in self.iter() {
-            if matches!(node.status, NodeStatus::Healthy | NodeStatus::Unhealthy) {
-                set.insert(slot);
-            }
-        }
-        set
+    /// Every node that was validated once and takes containers: what filters start from. The set has
+    /// room for every slot.
+    pub fn schedulable(&self) -> &NodeSet {
+        &self.schedulable
     }
 
     /// Grows with every change.
@@ -173,6 +173,18 @@ impl NodeTable {
         let missing = usize::try_from(self.generation.checked_sub(generation)?).ok()?;
         let skip = self.log.len().checked_sub(missing)?;
         Some(self.log.iter().skip(skip).copied())
+    }
+
+    /// Notes whether the node at `slot` takes containers, which no decision should find out anew.
+    fn mark(&mut self, slot: u32) {
+        let takes_containers = self
+            .node(slot)
+            .is_some_and(|node| matches!(node.status, NodeStatus::Healthy | NodeStatus::Unhealthy));
+        // Makes room, too.
+        self.schedulable.insert(slot);
+        if !takes_containers {
+            self.schedulable.remove(slot);
+        }
     }
 
     fn record(&mut self, change: Change) {
@@ -221,6 +233,28 @@ mod tests {
         table.remove(a);
         assert_eq!(table.insert(node("c")), a);
         assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn knows_which_nodes_take_containers() {
+        let with = |status| Node {
+            status,
+            ..node("a")
+        };
+        let mut table = NodeTable::default();
+        let healthy = table.insert(with(NodeStatus::Healthy));
+        let unhealthy = table.insert(with(NodeStatus::Unhealthy));
+        for _ in 2..65 {
+            table.insert(with(NodeStatus::Pending));
+        }
+        let all = |table: &NodeTable| table.schedulable().iter().collect::<Vec<_>>();
+        assert_eq!(all(&table), [healthy, unhealthy]);
+        assert_eq!(table.schedulable().words().len(), 2, "room for every slot");
+        table.update(healthy, with(NodeStatus::Draining));
+        table.remove(unhealthy);
+        assert!(all(&table).is_empty());
+        table.update(64, with(NodeStatus::Healthy));
+        assert_eq!(all(&table), [64]);
     }
 
     #[test]
