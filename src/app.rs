@@ -7,6 +7,7 @@ mod ask;
 mod files;
 mod nodes;
 mod reload;
+mod simulate;
 mod volumes;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
@@ -43,6 +44,7 @@ pub use crate::api::new_token;
 pub use ask::{Ask, Manager, What, ask};
 pub use nodes::{Fencing, Membership, join, list};
 pub use reload::ReadConfig;
+pub use simulate::{ReportFormat, Simulate, simulate};
 
 /// How often the files of TLS are looked at for changes.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
@@ -216,14 +218,16 @@ async fn load_discovery(config: &Config) -> anyhow::Result<Box<dyn Backend>> {
 
 /// Loads plugins where blocking is allowed.
 async fn load(config: &Config, specs: Vec<Spec>) -> anyhow::Result<Plugins> {
-    let cache_dir = config.plugin_host.cache_dir.clone();
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || load_plugins(&config, &specs))
+        .await
+        .context("the plugin loader panicked")?
+}
+
+fn load_plugins(config: &Config, specs: &[Spec]) -> anyhow::Result<Plugins> {
     let total_memory = usize::try_from(config.plugin_host.total_memory_bytes).unwrap_or(usize::MAX);
-    tokio::task::spawn_blocking(move || {
-        let loader = Loader::try_new(Some(&cache_dir), total_memory)?;
-        anyhow::Ok(loader.load(&specs)?)
-    })
-    .await
-    .context("the plugin loader panicked")?
+    let loader = Loader::try_new(Some(&config.plugin_host.cache_dir), total_memory)?;
+    Ok(loader.load(specs)?)
 }
 
 /// What the cluster remembers, and where.
@@ -343,6 +347,16 @@ fn cluster_options(config: &Config, tls: tls::Engines, leadership: Leadership) -
 
 /// The plugins that take part: the filters in order, the strategy, the discovery backend.
 fn specs(config: &Config) -> anyhow::Result<Vec<Spec>> {
+    let mut specs = scheduling_specs(config, &config.scheduler.strategy)?;
+    let discovery = config.discovery_plugin().ok_or_else(|| {
+        anyhow!("discovery required to manage a cluster: give a URL, or set discovery.url")
+    })?;
+    specs.push(spec(config, &discovery)?);
+    Ok(specs)
+}
+
+/// The filters in order, and a strategy.
+fn scheduling_specs(config: &Config, strategy: &str) -> anyhow::Result<Vec<Spec>> {
     let named = |name: &str| {
         config
             .plugin(name)
@@ -352,11 +366,7 @@ fn specs(config: &Config) -> anyhow::Result<Vec<Spec>> {
     for name in &config.scheduler.filters {
         specs.push(spec(config, named(name)?)?);
     }
-    specs.push(spec(config, named(&config.scheduler.strategy)?)?);
-    let discovery = config.discovery_plugin().ok_or_else(|| {
-        anyhow!("discovery required to manage a cluster: give a URL, or set discovery.url")
-    })?;
-    specs.push(spec(config, &discovery)?);
+    specs.push(spec(config, named(strategy)?)?);
     Ok(specs)
 }
 

@@ -9,6 +9,7 @@ mod ask;
 mod container;
 mod manage;
 mod nodes;
+mod simulate;
 mod tls;
 mod usage;
 
@@ -24,6 +25,7 @@ use crate::app::Membership;
 use crate::cli::ask::{ExplainArgs, RebalanceArgs};
 use crate::cli::manage::ManageArgs;
 use crate::cli::nodes::{CreateArgs, JoinArgs, ListArgs};
+use crate::cli::simulate::SimulateArgs;
 use crate::config::log::{LogFormat, LogLevel};
 use crate::config::{Config, ConfigError};
 
@@ -44,6 +46,8 @@ pub enum Invocation {
     Join(Box<Join>),
     /// Ask a manager, and print what it says.
     Ask(Box<app::Ask>),
+    /// Run a workload without engines, and print what became of it.
+    Simulate(Box<app::Simulate>),
 }
 
 /// What `skep list` is to do.
@@ -179,6 +183,8 @@ enum Command {
     Explain(Box<ExplainArgs>),
     /// Move containers to where the strategy would put them now
     Rebalance(RebalanceArgs),
+    /// Try strategies on a workload, without engines
+    Simulate(Box<SimulateArgs>),
 }
 
 // Scripts look for `version X.Y.Z` after the name of the program.
@@ -236,6 +242,11 @@ pub fn parse(
         Command::Create(args) => Ok(Invocation::Print(args.token(&context)?)),
         Command::Explain(args) => Ok(Invocation::Ask(Box::new(args.apply(&context)?))),
         Command::Rebalance(args) => Ok(Invocation::Ask(Box::new(args.apply(&context)))),
+        Command::Simulate(args) => {
+            let mut simulate = args.apply()?;
+            cli.apply_log(environment, &mut simulate.config)?;
+            Ok(Invocation::Simulate(Box::new(simulate)))
+        }
     }
 }
 

@@ -54,8 +54,12 @@ fn table() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("plugin", layers_0_to_2.to_vec()),
         ("api", with(&["cluster"])),
         ("admin", with(&["cluster"])),
+        ("simulate", with(&["cluster"])),
         ("agent", layers_0_to_2.to_vec()),
-        ("app", with(&["cluster", "plugin", "api", "admin", "agent"])),
+        (
+            "app",
+            with(&["cluster", "plugin", "api", "admin", "agent", "simulate"]),
+        ),
         ("cli", vec!["config", "app", "telemetry", "signal"]),
         ("main", vec!["cli", "config", "app", "telemetry", "signal"]),
     ])

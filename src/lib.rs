@@ -31,11 +31,12 @@
 //! | 1 | `config`, `registry`, `tls`, `telemetry` | `model` (all but `config` also `config`) |
 //! | 2 | `store`, `scheduler`, `discovery`, `engine`, `volume` | `model`, `config`, `tls`; `engine` also `registry`; `volume` also `unix_socket`, `atomic_file`, `boot`; `scheduler` only `model` |
 //! | 3 | `cluster`, `plugin` | layers 0-2; never each other |
-//! | 4 | `api`, `admin`, `agent` | `api`, `admin`: layers 0-2 and `cluster`; `agent`: layers 0-2 |
+//! | 4 | `api`, `admin`, `agent`, `simulate` | `api`, `admin`, `simulate`: layers 0-2 and `cluster`; `agent`: layers 0-2 |
 //! | 5 | `app` | everything: the one file where `cluster` and `plugin` meet |
 //! | 6 | `cli`, `main` | `config`, `app`, `telemetry`, `signal` |
 //!
-//! `admin` is planned and not there yet.
+//! `admin` is planned and not there yet. [`simulate`] drives [`cluster::placement`] and the scheduler
+//! as the daemon does, with modelled nodes in the place of engines.
 //!
 //! Traits belong to their caller: [`scheduler::Filter`], [`scheduler::Strategy`], [`volume::Driver`],
 //! [`discovery::Backend`]. `plugin` implements them from outside, so the scheduler never learns
@@ -46,7 +47,8 @@
 //!
 //! - One writer per piece of state; readers get immutable snapshots. No lock is held over an
 //!   `.await`; no lock is shared between modules. A request reads one snapshot and passes it down.
-//! - [`scheduler`] is pure: no clock, no I/O, no randomness that was not handed in.
+//! - [`scheduler`] is pure: no clock, no I/O, no randomness that was not handed in. So a simulation
+//!   that is started with the same seed gives the same placements.
 //! - Choosing a node and reserving its room, ports, and name is one step: one thread does nothing
 //!   else ([`cluster::placement`]). Plugins run on that thread, so a plugin that loops until its
 //!   deadline holds up placements and nothing else.
@@ -94,6 +96,7 @@ pub mod plugin;
 pub mod registry;
 pub mod scheduler;
 pub mod signal;
+pub mod simulate;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

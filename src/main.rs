@@ -28,6 +28,10 @@ fn main() -> ExitCode {
             (nodes(*list), format)
         }
         Invocation::Ask(what) => (ask(*what), LogFormat::Text),
+        Invocation::Simulate(what) => {
+            let format = what.config.log.format;
+            (simulate(*what), format)
+        }
         Invocation::Join(join) => {
             let format = join.config.log.format;
             (register(*join), format)
@@ -87,6 +91,11 @@ fn ask(what: app::Ask) -> anyhow::Result<()> {
     let answer = runtime.block_on(app::ask(what));
     runtime.shutdown_background();
     print(&answer?)
+}
+
+fn simulate(what: app::Simulate) -> anyhow::Result<()> {
+    telemetry::init(&what.config.log)?;
+    print(&app::simulate(what)?)
 }
 
 fn register(join: Join) -> anyhow::Result<()> {

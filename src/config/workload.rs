@@ -20,7 +20,7 @@ use crate::model::port::PortBinding;
 use crate::model::resource::{Amount, NANO};
 
 /// Most nodes of a workload.
-pub const MAX_NODES: u32 = 100_000;
+pub const MAX_NODES: u32 = 20_000;
 
 /// Most classes of nodes, and of containers.
 pub const MAX_CLASSES: usize = 1_000;
@@ -601,7 +601,7 @@ name = "web"
         assert_eq!(
             mistakes("duration = \"1h\""),
             [
-                "nodes: there must be 1 to 100000 nodes, not 0",
+                "nodes: there must be 1 to 20000 nodes, not 0",
                 "containers: there must be some, or a `trace`"
             ]
         );

@@ -16,4 +16,5 @@ mod nodes;
 mod objects;
 mod reload;
 mod reschedule;
+mod simulate;
 mod tls;
