@@ -18,6 +18,8 @@ use super::{
 const WIDTH: u32 = 900;
 const PANEL_HEIGHT: u32 = 220;
 const FONT: &str = "sans-serif";
+/// The panel that tells whose line is whose.
+const REFUSED: &str = "refused so far";
 
 /// The picture cannot be drawn.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +54,7 @@ const PANELS: [Panel; 6] = [
         value: |point| point.figures.nodes_used,
     },
     Panel {
-        caption: "refused so far",
+        caption: REFUSED,
         value: |point| point.refused as f64,
     },
 ];
@@ -117,6 +119,10 @@ fn draw_panel(area: &SvgArea<'_>, panel: &Panel, runs: &[Run]) -> Result<(), Svg
             .draw_series(LineSeries::new(line, color))?
             .label(&run.strategy)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color));
+    }
+    // Once is enough, where the lines begin at the bottom.
+    if panel.caption != REFUSED {
+        return Ok(());
     }
     chart
         .configure_series_labels()
