@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::ident::Ident;
+use crate::volume;
 
 /// Where a container is in its life; written as dockerd's `State.Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,8 @@ pub struct Spec {
     pub labels_json: String,
     /// `Mounts`, encoded.
     pub mounts_json: String,
+    /// Names of volumes, each with the driver asked for.
+    pub volumes: Vec<(String, String)>,
 }
 
 impl Spec {
@@ -161,6 +164,7 @@ impl Spec {
             ports_json: encode(&ports),
             port_map_json: encode(&port_map),
             mounts_json: encode(&mounts(host)),
+            volumes: volume::named(host),
             body,
         }
     }
@@ -271,6 +275,10 @@ fn mounts(host: &Map<String, Value>) -> Value {
         .into_iter()
         .flatten()
         .filter_map(Value::as_str);
+    let driver = match host.get("VolumeDriver").and_then(Value::as_str) {
+        None | Some("") => "local",
+        Some(driver) => driver,
+    };
     binds
         .filter_map(|bind| bind.split_once(':'))
         .map(|(source, rest)| {
@@ -281,7 +289,7 @@ fn mounts(host: &Map<String, Value>) -> Value {
                        "RW": writable, "Propagation": propagation})
             } else {
                 json!({"Type": "volume", "Name": source, "Source": format!("/var/lib/docker/volumes/{source}/_data"),
-                       "Destination": target, "Driver": "local", "Mode": mode, "RW": writable, "Propagation": ""})
+                       "Destination": target, "Driver": driver, "Mode": mode, "RW": writable, "Propagation": ""})
             }
         })
         .collect::<Vec<_>>()

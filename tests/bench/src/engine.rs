@@ -15,6 +15,7 @@ use crate::event::{Event, EventLog};
 use crate::fault::{Fault, Faults};
 use crate::ident::{Ident, engine_id};
 use crate::state::{Image, Network, State};
+use crate::volume::{Installed, VolumeDriver};
 
 /// What all engines of a fleet have in common.
 #[derive(Clone, Debug)]
@@ -109,6 +110,7 @@ impl Engine {
             images: Arc::clone(&seed.images),
             networks: Arc::clone(&seed.networks),
             volumes: Vec::new(),
+            volume_drivers: Vec::new(),
             execs: Vec::new(),
             outputs: HashMap::new(),
             files: HashMap::new(),
@@ -171,6 +173,20 @@ impl Engine {
     pub fn clear_faults(&self) {
         lock(&self.faults).clear();
         self.state().suppress_events = false;
+    }
+
+    /// Gives the engine a volume driver, which it finds when something makes it look.
+    pub fn add_volume_driver(&self, driver: &VolumeDriver) {
+        self.state().volume_drivers.push(Installed {
+            driver: driver.clone(),
+            is_found: false,
+        });
+    }
+
+    /// The names of its volumes, those that it shares with others too.
+    pub fn volumes(&self) -> Vec<String> {
+        let volumes = self.state().all_volumes().into_iter();
+        volumes.map(|volume| volume.name).collect()
     }
 
     /// Moves the engine's clock by so many seconds from the true time.

@@ -55,8 +55,10 @@ mod route;
 mod server;
 mod state;
 pub mod stores;
+mod volume;
 
 pub use engine::{Engine, Shape};
 pub use event::Event;
 pub use fault::Fault;
 pub use fleet::{Builder, Fleet, FleetError};
+pub use volume::VolumeDriver;

@@ -122,7 +122,7 @@ pub(crate) fn info(state: &State, engine: &Engine) -> String {
         "ContainersStopped": count(|phase| !phase.is_running()),
         "Images": state.images.len(), "Driver": "overlay2",
         "DriverStatus": [["Backing Filesystem", "extfs"], ["Supports d_type", "true"]],
-        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"],
+        "Plugins": {"Volume": state.found_drivers(), "Network": ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"],
                     "Authorization": null, "Log": ["json-file", "local", "none", "syslog"]},
         "MemoryLimit": true, "SwapLimit": true, "KernelMemory": true, "KernelMemoryTCP": true,
         "CpuCfsPeriod": true, "CpuCfsQuota": true, "CPUShares": true, "CPUSet": true, "PidsLimit": true,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::container::{Container, Phase};
 use crate::event::{Event, EventLog};
 use crate::ident::Ident;
+use crate::volume::{Installed, Volume};
 
 /// Bytes of output kept per container.
 const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -33,15 +34,6 @@ pub(crate) struct Network {
     pub name: String,
     pub driver: String,
     pub labels: serde_json::Value,
-}
-
-/// A volume an engine has.
-#[derive(Clone, Debug)]
-pub(crate) struct Volume {
-    pub name: String,
-    pub driver: String,
-    pub labels: serde_json::Value,
-    pub created_nanos: i64,
 }
 
 /// A command run in a container.
@@ -72,6 +64,7 @@ pub(crate) struct State {
     pub images: Arc<Vec<Image>>,
     pub networks: Arc<Vec<Network>>,
     pub volumes: Vec<Volume>,
+    pub volume_drivers: Vec<Installed>,
     pub execs: Vec<Exec>,
     pub outputs: HashMap<Ident, Output>,
     pub files: HashMap<(Ident, String), Bytes>,

@@ -103,6 +103,11 @@ pub(super) async fn create(mut call: Call) -> Answer {
         if let Some(refusal) = refuse_name(state, &name) {
             return refusal;
         }
+        for (volume, driver) in &spec.volumes {
+            if let Err(text) = state.make_volume(volume, driver, &json!({}), now) {
+                return body::error(StatusCode::NOT_FOUND, &text);
+            }
+        }
         state.containers.push(Container {
             id,
             name: name.into(),
