@@ -340,6 +340,7 @@ fn cluster_options(config: &Config, tls: tls::Engines, leadership: Leadership) -
             let max_moves = config.rebalance.max_moves.get();
             config.rebalance.period.map(|period| (period, max_moves))
         },
+        volume_copies: config.volumes.copies,
         strategy: config.scheduler.strategy.clone(),
         filters: config.scheduler.filters.clone(),
     }

@@ -31,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use crate::{
+    config::volumes::Copies,
     discovery::Backend,
     engine::{
         inventory::container::CpuShares,
@@ -58,6 +59,7 @@ pub mod rebalance;
 pub mod reschedule;
 pub mod snapshot;
 pub mod state;
+pub mod volumes;
 
 use self::{
     election::Leadership,
@@ -68,6 +70,7 @@ use self::{
     placement::Placement,
     reschedule::Board,
     snapshot::{Found, Snapshot},
+    volumes::Looks,
 };
 
 /// What the cluster needs to know from the configuration.
@@ -111,6 +114,8 @@ pub struct Options {
     /// How often containers are moved to better nodes, and how many at most; `None`: only when
     /// somebody asks for it.
     pub rebalance: Option<(Duration, usize)>,
+    /// Where volumes are made that one node alone has.
+    pub volume_copies: Copies,
     /// The strategy's name.
     pub strategy: String,
     /// The filters' names, in order.
@@ -134,6 +139,7 @@ struct Inner {
     board: Arc<Board>,
     settings: Arc<AllSettings>,
     execs: Mutex<Execs>,
+    looks: Looks,
     tasks: TaskTracker,
 }
 
@@ -239,6 +245,7 @@ impl Cluster {
                 board,
                 settings,
                 execs: Mutex::default(),
+                looks: Looks::default(),
                 tasks: tasks.clone(),
             }),
         };
@@ -369,7 +376,13 @@ impl Cluster {
         &self,
         request: crate::scheduler::request::Request,
     ) -> Result<Vec<Arc<snapshot::Node>>, placement::PlaceError> {
-        let addrs = self.inner.placement.rank(request).await?;
+        let ranked = self.inner.placement.rank(request.clone()).await;
+        let addrs = match ranked {
+            Err(placement::PlaceError::Schedule(_)) if self.look_again(&request).await => {
+                self.inner.placement.rank(request).await?
+            }
+            ranked => ranked?,
+        };
         let snapshot = self.snapshot();
         let nodes: Vec<_> = addrs
             .iter()

@@ -27,6 +27,7 @@ pub mod size;
 pub mod store;
 pub mod tls;
 pub mod volume;
+pub mod volumes;
 pub mod workload;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ use crate::config::scheduler::Scheduler;
 use crate::config::section::Section;
 use crate::config::store::{Access, Store, StoreUrl};
 use crate::config::volume::{Agent, VolumeDriver};
+use crate::config::volumes::Volumes;
 use crate::model::servers::ServersUrl;
 
 /// Everything an operator can choose.
@@ -83,6 +85,8 @@ pub struct Config {
     pub reschedule: Reschedule,
     /// Moving containers to better nodes by itself.
     pub rebalance: Rebalance,
+    /// Volumes that one node alone has.
+    pub volumes: Volumes,
     /// What all plugins share.
     pub plugin_host: PluginHost,
     /// Credentials for registries, by `host` or `host:port`.
@@ -170,6 +174,7 @@ impl Config {
             replication: section.table("replication", Replication::read),
             reschedule: section.table("reschedule", Reschedule::read),
             rebalance: section.table("rebalance", Rebalance::read),
+            volumes: section.table("volumes", Volumes::read),
             plugin_host,
             registries: section.table("registries", |registries| {
                 Credentials::read_all(registries, base)
@@ -416,6 +421,7 @@ impl Default for Config {
             replication: Replication::default(),
             reschedule: Reschedule::default(),
             rebalance: Rebalance::default(),
+            volumes: Volumes::default(),
             plugin_host: PluginHost::default(),
             registries: BTreeMap::new(),
             agent: Agent::default(),

@@ -49,8 +49,8 @@
 //!   `.await`; no lock is shared between modules. A request reads one snapshot and passes it down.
 //! - [`scheduler`] is pure: no clock, no I/O, no randomness that was not handed in. So a simulation
 //!   that is started with the same seed gives the same placements.
-//! - Choosing a node and reserving its room, ports, and name is one step: one thread does nothing
-//!   else ([`cluster::placement`]). Plugins run on that thread, so a plugin that loops until its
+//! - Choosing a node and reserving its room, ports, name, and volumes is one step: one thread does
+//!   nothing else ([`cluster::placement`]). Plugins run on that thread, so a plugin that loops until its
 //!   deadline holds up placements and nothing else.
 //! - The engine's JSON is the truth and passes through ([`engine::raw`]): fields that a newer
 //!   engine adds survive `inspect`, `ps`, and `create`. This is also why the daemon speaks to
@@ -61,6 +61,9 @@
 //!   down, and the creates that were under way when a manager died ([`cluster::memory`]).
 //! - A plugin can be wrong, slow, hungry, or malicious; the daemon stays up, answers, and says
 //!   which plugin failed. A filter that fails refuses the request, it is never skipped silently.
+//! - Where data is no policy decides: a container goes where its networks, its volumes, and their
+//!   drivers are ([`scheduler::bounds`]), and only then filters are asked. No engine is asked for a
+//!   driver that it was not seen to have ([`cluster::volumes`]).
 //! - What a volume driver is about to do is written down before it is asked, so that nothing stays
 //!   mounted for nobody, whoever dies in the middle ([`volume::service`]).
 //! - Every wait ends: a deadline on each engine and plugin call; streams end with either peer or

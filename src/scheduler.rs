@@ -3,8 +3,10 @@
 //! A request passes every filter in the configured order, then one strategy ranks what is left:
 //!
 //! ```text
-//! Request + NodeTable + Inventory -> filter -> filter -> ... -> strategy -> Vec<Ranked>
+//! Request + NodeTable + Inventory -> bounds -> filter -> filter -> ... -> strategy -> Vec<Ranked>
 //! ```
+//!
+//! Bounds are what no policy decides: networks, volumes, and volume drivers are where they are.
 //!
 //! This module does no I/O, reads no clock, and draws no random number of its own: a placement
 //! depends on its arguments alone. Nothing here knows HTTP, Docker, or WASM; `plugin` implements
@@ -14,6 +16,7 @@
 //! expression, in filter order and in the order it was written, narrows the nodes further unless
 //! that would leave none. Classic Swarm dropped all of them when one could not be met.
 
+pub mod bounds;
 pub mod explain;
 pub mod node_set;
 pub mod request;
@@ -24,6 +27,7 @@ use std::sync::Arc;
 use crate::{
     model::{directive::Kind, expression::Softness, pattern::Pattern},
     scheduler::{
+        bounds::{VolumeHolder, listed},
         explain::{Explanation, Trace},
         node_set::NodeSet,
         request::Request,
@@ -62,6 +66,10 @@ pub trait Inventory: Send + Sync {
         last: u16,
         protocol: &str,
     ) -> NodeSet;
+    /// Nodes with a volume driver.
+    fn nodes_with_volume_driver(&self, driver: &str) -> NodeSet;
+    /// The volumes of a name, one for each node that has it.
+    fn volumes(&self, name: &str) -> Vec<VolumeHolder>;
     /// Nodes where a container on the host's network exposes the port, written `80/tcp`.
     fn nodes_with_host_mode_port(&self, port: &str) -> NodeSet;
 }
@@ -155,7 +163,15 @@ pub enum ScheduleError {
     /// A filter refused in its own words.
     #[error("{0}")]
     Denied(String),
-    /// A filter left no node; one line per filter up to that one.
+    /// No node has a volume driver. The words before the nodes are an engine's.
+    #[error("error looking up volume plugin {driver}: plugin \"{driver}\" not found on {nodes}")]
+    NoDriver {
+        /// The driver.
+        driver: String,
+        /// The nodes' names, in words.
+        nodes: String,
+    },
+    /// A bound or a filter left no node; one line for each up to that one.
     #[error("Unable to find a node that satisfies the following conditions {}", lines(.0))]
     Unsatisfiable(Vec<String>),
     /// The strategy found no room.
@@ -171,6 +187,16 @@ pub enum ScheduleError {
         /// What went wrong.
         reason: String,
     },
+}
+
+impl ScheduleError {
+    /// None of these nodes has a volume driver.
+    pub fn no_driver<'a>(driver: &str, nodes: impl Iterator<Item = &'a str>) -> Self {
+        Self::NoDriver {
+            driver: driver.to_owned(),
+            nodes: listed(nodes),
+        }
+    }
 }
 
 /// The configured filters and strategy.
@@ -276,6 +302,36 @@ impl Scheduler {
         trace: &mut Trace,
     ) -> Result<NodeSet, ScheduleError> {
         let mut candidates = call.nodes.schedulable().clone();
+        let mut lines = Vec::new();
+        for limit in bounds::of(request, call)? {
+            let mut left = candidates.clone();
+            left.intersect_with(&limit.nodes);
+            lines.push(format!("[{}]", limit.reason));
+            let sets = [&candidates, &left];
+            trace.step(call, limit.about, Softness::Hard, vec![limit.reason], sets);
+            if left.is_empty() {
+                return Err(ScheduleError::Unsatisfiable(lines));
+            }
+            candidates = left;
+        }
+        let filtered = self.run_filters(request, original, call, candidates, trace);
+        filtered.map_err(|error| match error {
+            ScheduleError::Unsatisfiable(more) => {
+                lines.extend(more);
+                ScheduleError::Unsatisfiable(lines)
+            }
+            other => other,
+        })
+    }
+
+    fn run_filters(
+        &mut self,
+        request: &Request,
+        original: &Request,
+        call: &Call<'_>,
+        mut candidates: NodeSet,
+        trace: &mut Trace,
+    ) -> Result<NodeSet, ScheduleError> {
         for index in 0..self.filters.len() {
             let filter = &self.filters[index];
             if let Some(error) = request.malformed(filter.expressions()) {

@@ -25,23 +25,13 @@ pub struct Outcome<T> {
     pub result: Result<T, ClientError>,
 }
 
-/// The nodes that can be asked something: the healthy ones, in natural order of their names.
-pub fn healthy(snapshot: &Snapshot) -> Vec<Arc<Node>> {
-    snapshot
-        .validated()
-        .into_iter()
-        .filter(|node| node.inventory.is_healthy())
-        .cloned()
-        .collect()
-}
-
-/// The same for what needs at least one of them.
+/// The nodes that can be asked something, for what needs at least one of them.
 ///
 /// # Errors
 ///
 /// Status 500 if there is none.
 pub fn some_healthy(snapshot: &Snapshot) -> Result<Vec<Arc<Node>>, ApiError> {
-    let nodes = healthy(snapshot);
+    let nodes = snapshot.healthy();
     if nodes.is_empty() {
         return Err(ApiError::internal(
             "No healthy node available in the cluster",

@@ -26,7 +26,7 @@ use crate::{
         transport::{self, Body},
     },
     model::{
-        directive::{Directives, Kind},
+        directive::Kind,
         expression::{Expression, Operator, Softness},
     },
     registry::REGISTRY_AUTH,
@@ -344,10 +344,8 @@ fn split_node(name: &str) -> (Option<&str>, &str) {
 async fn candidates(
     context: &Context,
     pinned: Option<&str>,
-    directives: &Directives,
+    mut request: PlacementRequest,
 ) -> Result<Vec<Arc<Node>>, ApiError> {
-    let mut request = PlacementRequest::default();
-    request.set_directives(directives);
     if let Some(node) = pinned {
         let expression = Expression {
             key: "node".to_owned(),

@@ -54,7 +54,6 @@ impl BuildNeeds {
             container,
             instead_of: None,
             avoid: Vec::new(),
-            only: None,
         }
     }
 }

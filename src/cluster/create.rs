@@ -21,7 +21,7 @@ use super::{
     Cluster,
     election::Term,
     memory::{CreateRecord, intents::Intention},
-    placement::{Bound, PlaceError, Reservation, Wanted},
+    placement::{PlaceError, Reservation, Wanted},
     reschedule::{Place, remake::Remake},
     snapshot::{Found, Node, Snapshot},
 };
@@ -34,14 +34,20 @@ use crate::{
     },
     model::{address::EngineAddr, directive::PolicyError, resource::Amount},
     registry::RegistryError,
-    scheduler::{ScheduleError, explain::Explanation, request::Request},
+    scheduler::{
+        ScheduleError,
+        explain::Explanation,
+        request::{Bound, Request},
+    },
     store::StoreError,
 };
 
 mod draft;
 mod network;
+mod volumes;
 
 use self::draft::{Draft, with_tag};
+pub(super) use self::volumes::claims;
 
 /// A create request as it came from the client.
 #[derive(Debug)]
@@ -184,9 +190,8 @@ impl Cluster {
     ///
     /// [`CreateError`]; a request that no node can meet is none, but an outcome.
     pub async fn explain(&self, request: &CreateRequest) -> Result<Explanation, CreateError> {
-        let draft = Draft::new(request, &self.snapshot(), self.options().cpu_shares)?;
-        let explained = self.inner.placement.explain(draft.request, None).await;
-        Ok(explained?)
+        let draft = self.draft(request, &self.snapshot())?;
+        self.explain_request(draft.request, None).await
     }
 
     /// How a container would be placed now if it were not there; `document` is what its engine
@@ -201,8 +206,26 @@ impl Cluster {
         document: &RawObject,
     ) -> Result<Explanation, CreateError> {
         let (place, request) = self.request_of(found, document)?;
-        let explained = self.inner.placement.explain(request, Some(place));
-        Ok(explained.await?)
+        self.explain_request(request, Some(place)).await
+    }
+
+    async fn explain_request(
+        &self,
+        request: Request,
+        instead_of: Option<Place>,
+    ) -> Result<Explanation, CreateError> {
+        let placement = &self.inner.placement;
+        let explained = placement.explain(request.clone(), instead_of.clone());
+        let explained = explained.await?;
+        if explained.outcome.is_err() && self.look_again(&request).await {
+            return Ok(placement.explain(request, instead_of).await?);
+        }
+        Ok(explained)
+    }
+
+    fn draft(&self, request: &CreateRequest, snapshot: &Snapshot) -> Result<Draft, CreateError> {
+        let options = self.options();
+        Draft::new(request, snapshot, options.cpu_shares, options.volume_copies)
     }
 
     /// What placement would look at if a container were not there.
@@ -223,7 +246,7 @@ impl Cluster {
             auth: None,
         };
         let snapshot = self.snapshot();
-        let mut draft = Draft::new(&request, &snapshot, shares)?;
+        let mut draft = self.draft(&request, &snapshot)?;
         let place = (node.inventory.addr.clone(), Arc::clone(&container.id));
         let networks = remake.networks.into_iter();
         let instead = Instead {
@@ -242,15 +265,22 @@ impl Cluster {
     ) -> Result<Created, CreateError> {
         let term = self.names_known().await?;
         let snapshot = self.snapshot();
-        let mut draft = Draft::new(&request, &snapshot, self.options().cpu_shares)?;
+        let mut draft = self.draft(&request, &snapshot)?;
         draft.take_place(&instead, &snapshot);
         let mut retries = 0;
+        let mut looked_again = false;
         let mut failed_on = instead.avoid;
         loop {
             let error = match self.attempt(&request, &draft, term, &mut failed_on).await {
                 Ok(created) => return Ok(created),
                 Err(error) => error,
             };
+            if matches!(error, CreateError::Schedule(_))
+                && !std::mem::replace(&mut looked_again, true)
+                && self.look_again(&draft.request).await
+            {
+                continue;
+            }
             let missing = error_is_missing_image(&error);
             if missing && !draft.wants_holder && !draft.directives.has_hard_node_constraint() {
                 // Some node may hold an image that no registry has.
@@ -323,7 +353,6 @@ impl Cluster {
                 container: Arc::clone(&draft.container),
                 instead_of: draft.instead_of.clone(),
                 avoid: failed_on.clone(),
-                only: draft.only.clone(),
             })
             .await?;
         let addr = reservation.addr.clone();
@@ -378,6 +407,11 @@ impl Cluster {
                 "created container"
             );
             let id: Arc<str> = Arc::from(id);
+            // Others that name a volume made just now must find it when the claim to it ends,
+            // which is when the container shows.
+            if draft.has_new_volumes(&node) {
+                self.refresh(&addr, Refresh::Volumes).await;
+            }
             self.refresh(&addr, Refresh::Container(Arc::clone(&id)))
                 .await;
             if let Some(intention) = intention

@@ -9,10 +9,14 @@ use std::{
 };
 
 use crate::{
-    engine::inventory::{Container, Image, resources::split_reference},
+    engine::inventory::{self, Container, Image, container::Mount, resources::split_reference},
     model::{directive::ID_LABEL, pattern::Pattern, port::is_unspecified},
-    scheduler::{Inventory, node_set::NodeSet},
+    scheduler::{Inventory, bounds::VolumeHolder, node_set::NodeSet},
 };
+
+mod volumes;
+
+use self::volumes::Volumes;
 
 /// How often something occurs on each node.
 type Counts = HashMap<u32, u32>;
@@ -20,7 +24,7 @@ type Counts = HashMap<u32, u32>;
 /// Who is known by a text, by node. Two entries of one node are two containers.
 type Slots = Vec<u32>;
 
-/// Indexes over every container and image of the cluster.
+/// Indexes over every container, image, and volume of the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     ids: BTreeMap<Arc<str>, Slots>,
@@ -32,6 +36,7 @@ pub struct Index {
     ports: HashMap<(u16, String), Vec<(u32, String)>>,
     host_mode_ports: HashMap<String, Counts>,
     containers: Counts,
+    volumes: Volumes,
 }
 
 /// One label key: its values, and how many containers of each node have it.
@@ -55,6 +60,9 @@ impl Index {
                 .entry(Arc::clone(&container.id))
                 .or_default()
                 .push(slot);
+        }
+        for mount in claims(container) {
+            self.volumes.claim(slot, mount);
         }
         if let Some(id) = &container.swarm_id {
             self.swarm_ids.entry(Arc::clone(id)).or_default().push(slot);
@@ -95,6 +103,9 @@ impl Index {
         if !container.id.is_empty() {
             take_sorted(&mut self.ids, &container.id, slot);
         }
+        for mount in claims(container) {
+            self.volumes.disclaim(slot, mount);
+        }
         if let Some(id) = &container.swarm_id {
             take_sorted(&mut self.swarm_ids, id, slot);
         }
@@ -130,15 +141,38 @@ impl Index {
         }
     }
 
+    /// Takes a node's images, volumes, and volume drivers as they are now instead of those before.
+    pub fn update(
+        &mut self,
+        slot: u32,
+        before: Option<&inventory::Inventory>,
+        now: Option<&inventory::Inventory>,
+    ) {
+        let images = |inventory: Option<&inventory::Inventory>| {
+            let images = inventory.map(|inventory| &inventory.images);
+            images.cloned().unwrap_or_default()
+        };
+        let (old, new) = (images(before), images(now));
+        if !Arc::ptr_eq(&old, &new) {
+            for image in old.iter() {
+                self.remove_image(slot, image);
+            }
+            for image in new.iter() {
+                self.add_image(slot, image);
+            }
+        }
+        self.volumes.update(slot, before, now);
+    }
+
     /// Adds an image of a node.
-    pub fn add_image(&mut self, slot: u32, image: &Image) {
+    fn add_image(&mut self, slot: u32, image: &Image) {
         for text in image_texts(image) {
             increment(&mut self.images, text, slot);
         }
     }
 
     /// Removes an image of a node, given as it was added.
-    pub fn remove_image(&mut self, slot: u32, image: &Image) {
+    fn remove_image(&mut self, slot: u32, image: &Image) {
         for text in image_texts(image) {
             decrement(&mut self.images, text, slot);
         }
@@ -279,6 +313,23 @@ impl Inventory for Index {
         insert_counts(&mut found, self.host_mode_ports.get(port));
         found
     }
+
+    fn nodes_with_volume_driver(&self, driver: &str) -> NodeSet {
+        self.volumes.with_driver(driver)
+    }
+
+    fn volumes(&self, name: &str) -> Vec<VolumeHolder> {
+        self.volumes.named(name)
+    }
+}
+
+/// The volumes that must be where a container is: those of a placement under way, which no inventory
+/// has yet, and those of the engine's own driver, which a node that is down may not have told.
+fn claims(container: &Container) -> impl Iterator<Item = &Mount> {
+    container.mounts.iter().filter(|mount| {
+        let is_volume = mount.kind == "volume" && !mount.name.is_empty();
+        is_volume && (container.id.is_empty() || mount.driver == "local")
+    })
 }
 
 /// Every label but the cluster-wide ID, which has an index of its own and would make this one as

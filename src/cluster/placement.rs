@@ -8,7 +8,6 @@
 pub mod desk;
 
 use std::{
-    collections::BTreeSet,
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::desk::Desk;
 use crate::{
-    cluster::nodes::Settings,
+    cluster::{create::claims, nodes::Settings},
     engine::inventory::{Container, Inventory},
     model::address::EngineAddr,
     scheduler::{ScheduleError, Scheduler, explain::Explanation, request::Request},
@@ -45,17 +44,6 @@ pub struct Wanted {
     pub instead_of: Option<(EngineAddr, Arc<str>)>,
     /// Nodes to leave out if there is any other: a create failed there already.
     pub avoid: Vec<EngineAddr>,
-    /// The nodes that will do, if not all do.
-    pub only: Option<Bound>,
-}
-
-/// Nodes that will do, and why no other does.
-#[derive(Clone, Debug)]
-pub struct Bound {
-    /// The nodes.
-    pub nodes: BTreeSet<EngineAddr>,
-    /// A sentence without an end.
-    pub reason: String,
 }
 
 /// A container that is somewhere, and what placement would look at if it were not.
@@ -65,8 +53,6 @@ pub struct Settled {
     pub place: (EngineAddr, Arc<str>),
     /// What would be asked for.
     pub request: Request,
-    /// The nodes that will do, if not all do.
-    pub only: Option<Bound>,
 }
 
 /// A container that would be better elsewhere.
@@ -314,6 +300,7 @@ pub fn expected(request: &Request) -> Container {
         network_mode: request.network_mode.clone(),
         bindings: request.bindings.clone(),
         exposed_ports: request.exposed_ports.clone(),
+        mounts: claims(&request.volumes),
         ..Container::default()
     }
 }

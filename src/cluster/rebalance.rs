@@ -113,14 +113,13 @@ impl Cluster {
                 let Ok(document) = RawObject::parse(&found.container.document) else {
                     continue;
                 };
-                let Ok((place, request)) = self.request_of(&found, &document) else {
+                let Ok((place, mut request)) = self.request_of(&found, &document) else {
                     continue;
                 };
-                let settled = Settled {
-                    place,
-                    request,
-                    only,
-                };
+                if let Some(only) = only {
+                    request.bind(only);
+                }
+                let settled = Settled { place, request };
                 movable.push((found, settled));
             }
         }

@@ -95,6 +95,13 @@ impl Snapshot {
         nodes
     }
 
+    /// The validated nodes that can be talked to, in the same order.
+    pub fn healthy(&self) -> Vec<Arc<Node>> {
+        let nodes = self.validated().into_iter();
+        let healthy = nodes.filter(|node| node.inventory.is_healthy());
+        healthy.cloned().collect()
+    }
+
     /// Every node in the natural order of names; `node9` comes before `node10`.
     pub fn by_name(&self) -> Vec<&Arc<Node>> {
         let mut nodes: Vec<_> = self.nodes().collect();

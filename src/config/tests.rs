@@ -41,6 +41,8 @@ fn reports_all_mistakes_with_path_and_line() {
             "kind = \"filter\"\n",
             "[plugins.zone.limits]\n",
             "cal = \"1s\"\n",
+            "[volumes]\n",
+            "copies = \"many\"\n",
         ),
         &[
             "line 1: grace-perod: unknown key, did you mean `grace-period`?",
@@ -51,6 +53,7 @@ fn reports_all_mistakes_with_path_and_line() {
             "line 10: scheduler.filters[1]: no filter plugin `rack`; define it in [plugins.rack]",
             "line 11: scheduler.overcommit: must be a finite number above -1",
             "line 15: plugins.zone.limits.cal: unknown key, did you mean `call`?",
+            "line 17: volumes.copies: unknown variant `many`, expected one of `explicit`, `one`, `every-node`",
             "engine.refresh-max-interval: cannot be less than `refresh-min-interval`",
             "plugins.zone.path: missing, and the name is not that of a built-in plugin",
         ],

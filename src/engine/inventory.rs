@@ -168,6 +168,16 @@ impl Inventory {
                 .is_some_and(|specs| specs.has_cluster_store)
     }
 
+    /// Whether the engine was seen to have a volume driver.
+    pub fn has_volume_driver(&self, driver: &str) -> bool {
+        let wanted = resources::driver_name(driver);
+        let specs = self.specs.as_ref();
+        specs.is_some_and(|specs| {
+            let mut names = specs.volume_drivers.iter();
+            names.any(|name| resources::driver_name(name) == wanted)
+        })
+    }
+
     /// What containers in any state have set aside.
     pub fn reserved(&self) -> Amount {
         self.containers

@@ -142,6 +142,8 @@ pub enum Refresh {
     Networks,
     /// All volumes.
     Volumes,
+    /// The volume drivers, and with them all volumes and what the engine says of itself.
+    Drivers,
     /// Everything.
     All,
 }
@@ -596,6 +598,11 @@ impl Monitor {
             Refresh::Images => self.list_images().await,
             Refresh::Networks => self.list_networks().await,
             Refresh::Volumes => self.list_volumes().await,
+            Refresh::Drivers => {
+                // An engine looks for new drivers when it lists volumes, and tells them after that.
+                self.list_volumes().await?;
+                self.learn_specs().await
+            }
             Refresh::All => {
                 self.list_containers().await?;
                 self.list_images().await?;

@@ -21,6 +21,7 @@ use crate::{
     },
     scheduler::{
         Call, Inventory, Scheduler,
+        bounds::VolumeHolder,
         node_set::NodeSet,
         request::{Reference, Request},
         table::{Node, NodeStatus, NodeTable, Usage},
@@ -92,6 +93,12 @@ impl Inventory for Fleet {
             .iter()
             .filter(|(_, p)| (first..=last).contains(p));
         taken.map(|(slot, _)| *slot).collect()
+    }
+    fn nodes_with_volume_driver(&self, _: &str) -> NodeSet {
+        NodeSet::default()
+    }
+    fn volumes(&self, _: &str) -> Vec<VolumeHolder> {
+        Vec::new()
     }
     fn nodes_with_host_mode_port(&self, _: &str) -> NodeSet {
         NodeSet::default()

@@ -14,7 +14,8 @@ use crate::model::expression::Softness;
 pub struct Explanation {
     /// Nodes that no filter is asked about: their status forbids new containers.
     pub closed: Vec<Arc<Node>>,
-    /// The filters that had something to say, in the order they were asked; wishes come last.
+    /// What the request uses that not every node has, then the filters that had something to say,
+    /// in the order they were asked; wishes come last.
     pub steps: Vec<Step>,
     /// Nodes that passed the filters and have no room.
     pub full: Vec<Arc<Node>>,
@@ -22,10 +23,10 @@ pub struct Explanation {
     pub outcome: Result<Vec<(Arc<Node>, i64)>, ScheduleError>,
 }
 
-/// What one filter did to the nodes.
+/// What one bound or filter did to the nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Its name in the configuration.
+    /// Its name in the configuration; of a bound what it is about.
     pub filter: String,
     /// What the request asks of it, in its own words.
     pub conditions: Vec<String>,
@@ -65,6 +66,9 @@ impl Trace {
         conditions: Vec<String>,
         [before, after]: [&NodeSet; 2],
     ) {
+        if !self.is_wanted {
+            return;
+        }
         let refused = without(call.nodes, before, after);
         // A filter that does not apply says nothing.
         if refused.is_empty() && conditions.is_empty() {

@@ -1,6 +1,9 @@
 //! What is to be placed.
 
+use std::collections::BTreeSet;
+
 use crate::model::{
+    address::EngineAddr,
     directive::{Directives, Kind},
     expression::{Expression, ExpressionError},
     port::PortBinding,
@@ -26,6 +29,10 @@ pub struct Request {
     pub exposed_ports: Vec<String>,
     /// Containers that must be on the same node.
     pub references: Vec<Reference>,
+    /// Volumes that it uses.
+    pub volumes: Vec<VolumeUse>,
+    /// What it uses besides that not every node has.
+    pub bounds: Vec<Bound>,
     /// The container's labels.
     pub labels: Vec<(String, String)>,
     /// `constraint:`
@@ -45,6 +52,35 @@ pub struct Reference {
     pub text: String,
 }
 
+/// A volume that a container uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeUse {
+    /// Empty if the engine shall invent one: then the volume is new.
+    pub name: String,
+    /// Empty if the request names none: then it is that of the volume there is, or the default.
+    pub driver: String,
+    /// Whether a volume of this name that one node alone has keeps the container there.
+    pub is_pinned: bool,
+}
+
+/// Nodes that will do, and why no other does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// What it is for, in one word: `network`.
+    pub about: &'static str,
+    /// The nodes.
+    pub nodes: BTreeSet<EngineAddr>,
+    /// A sentence without an end.
+    pub reason: String,
+}
+
+impl VolumeUse {
+    /// Whether the request names a driver that not every engine has.
+    pub fn needs_driver(&self) -> bool {
+        !matches!(self.driver.as_str(), "" | "local")
+    }
+}
+
 /// The expressions of one kind, and the first text that is none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expressions {
@@ -53,6 +89,13 @@ pub(crate) struct Expressions {
 }
 
 impl Request {
+    /// What takes no room and goes where these say.
+    pub fn of_directives(directives: &Directives) -> Self {
+        let mut request = Self::default();
+        request.set_directives(directives);
+        request
+    }
+
     /// Reads the expressions out of the directives. A text that does not parse is remembered and
     /// refused by the filter it is for, as classic Swarm did.
     pub fn set_directives(&mut self, directives: &Directives) {
@@ -69,6 +112,13 @@ impl Request {
             if let Some(slot) = self.slot(kind) {
                 *slot = expressions;
             }
+        }
+    }
+
+    /// Leaves only the nodes of a bound; the same one again changes nothing.
+    pub fn bind(&mut self, bound: Bound) {
+        if !self.bounds.contains(&bound) {
+            self.bounds.push(bound);
         }
     }
 

@@ -1,13 +1,20 @@
 use super::*;
 use crate::{
     model::{directive::Directives, resource::Amount},
-    scheduler::table::{Node, NodeStatus},
+    scheduler::{
+        request::VolumeUse,
+        table::{Node, NodeStatus},
+    },
 };
 
-/// Nothing runs anywhere.
-struct Nothing;
+/// Nothing runs anywhere; there may be volumes, and drivers by slot.
+#[derive(Default)]
+struct Stock {
+    volumes: Vec<(&'static str, VolumeHolder)>,
+    drivers: Vec<(&'static str, u32)>,
+}
 
-impl Inventory for Nothing {
+impl Inventory for Stock {
     fn nodes_with_reference(&self, _: &str) -> NodeSet {
         NodeSet::default()
     }
@@ -22,6 +29,14 @@ impl Inventory for Nothing {
     }
     fn nodes_with_host_ports(&self, _: &str, _: u16, _: u16, _: &str) -> NodeSet {
         NodeSet::default()
+    }
+    fn nodes_with_volume_driver(&self, driver: &str) -> NodeSet {
+        let drivers = self.drivers.iter().filter(|(name, _)| *name == driver);
+        drivers.map(|(_, slot)| *slot).collect()
+    }
+    fn volumes(&self, name: &str) -> Vec<VolumeHolder> {
+        let volumes = self.volumes.iter().filter(|(own, _)| *own == name);
+        volumes.map(|(_, holder)| holder.clone()).collect()
     }
     fn nodes_with_host_mode_port(&self, _: &str) -> NodeSet {
         NodeSet::default()
@@ -148,7 +163,7 @@ fn place(
     constraints: &[&str],
 ) -> Result<Vec<String>, String> {
     let nodes = table(names);
-    let inventory: Arc<dyn Inventory> = Arc::new(Nothing);
+    let inventory: Arc<dyn Inventory> = Arc::new(Stock::default());
     let call = Call {
         nodes: &nodes,
         inventory: &inventory,
@@ -168,7 +183,7 @@ fn place(
 /// The lines of an explanation: closed nodes, steps, full nodes, outcome.
 fn explained(names: &[&str], constraints: &[&str]) -> Vec<String> {
     let nodes = table(names);
-    let inventory: Arc<dyn Inventory> = Arc::new(Nothing);
+    let inventory: Arc<dyn Inventory> = Arc::new(Stock::default());
     let call = Call {
         nodes: &nodes,
         inventory: &inventory,
@@ -306,5 +321,93 @@ fn a_filter_that_fails_refuses_the_request() {
     assert_eq!(
         placed.unwrap_err(),
         "filter plugin `broken` failed: trapped"
+    );
+}
+
+/// Nodes for a container with a volume `data` of node `b`, and one `files` that `a` shows and `c`
+/// could, by its driver.
+fn place_with_volume(
+    (name, driver, is_pinned): (&str, &str, bool),
+    constraints: &[&str],
+) -> Result<String, String> {
+    let holder = |slot, driver: &str, is_shared| VolumeHolder {
+        slot,
+        driver: driver.to_owned(),
+        is_shared,
+    };
+    let stock = Stock {
+        volumes: vec![
+            ("data", holder(1, "local", false)),
+            ("files", holder(0, "nfs", true)),
+        ],
+        drivers: vec![("nfs", 0), ("nfs", 2)],
+    };
+    let nodes = table(&["a", "b", "c"]);
+    let inventory: Arc<dyn Inventory> = Arc::new(stock);
+    let call = Call {
+        nodes: &nodes,
+        inventory: &inventory,
+        seed: 0,
+    };
+    let mut request = constrained(constraints);
+    request.volumes.push(VolumeUse {
+        name: name.to_owned(),
+        driver: driver.to_owned(),
+        is_pinned,
+    });
+    let filters: Vec<Box<dyn Filter>> = vec![Box::new(ByName::default())];
+    Scheduler::new(filters, Box::new(InOrder))
+        .schedule(&request, &call, 10)
+        .map(|ranking| {
+            let names = ranking.iter().map(|one| nodes.node(one.slot).unwrap());
+            names.map(|node| node.name.as_str()).collect()
+        })
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_container_goes_where_its_volumes_and_their_drivers_are() {
+    for (volume, constraints, expected) in [
+        (("data", "", true), &[][..], "b"),
+        (("data", "local", true), &[], "b"),
+        (("data", "", false), &[], "abc"),
+        (("new", "", true), &[], "abc"),
+        (("files", "", true), &[], "ac"),
+        (("files", "", false), &[], "ac"),
+        (("new", "nfs", true), &[], "ac"),
+        (("", "nfs", true), &[], "ac"),
+        // That one has the same name and is another.
+        (("data", "nfs", true), &[], "ac"),
+        // Who insists on a node wants a volume there.
+        (("data", "", true), &["node==c"], "c"),
+        (("data", "", true), &["node==b"], "b"),
+        (("data", "", true), &["node==~c"], "b"),
+    ] {
+        let placed = place_with_volume(volume, constraints);
+        assert_eq!(
+            placed.as_deref(),
+            Ok(expected),
+            "{volume:?} {constraints:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_volume_asks_for_is_a_condition_among_others() {
+    let refusal =
+        |volume, constraints: &[&str]| place_with_volume(volume, constraints).unwrap_err();
+    assert_eq!(
+        refusal(("new", "nfs", true), &["node==b"]),
+        "Unable to find a node that satisfies the following conditions \n\
+         [volume driver nfs]\n[node==b (soft=false)]"
+    );
+    assert_eq!(
+        refusal(("data", "", true), &["node==b", "node==c"]),
+        "Unable to find a node that satisfies the following conditions \n\
+         [node==b (soft=false) node==c (soft=false)]"
+    );
+    assert_eq!(
+        refusal(("new", "cifs", true), &[]),
+        "error looking up volume plugin cifs: plugin \"cifs\" not found on a, b, c"
     );
 }

@@ -97,7 +97,6 @@ impl Fleet {
             request,
             instead_of: None,
             avoid: Vec::new(),
-            only: None,
         };
         let started = Instant::now();
         let outcome = self.desk.place(&wanted);
@@ -139,7 +138,9 @@ impl Fleet {
             ScheduleError::NoRoom => (format!("strategy {}", self.strategy), message),
             ScheduleError::Plugin { role, name, .. } => (format!("failed {role} {name}"), message),
             ScheduleError::Denied(_) => ("a plugin, in its own words".to_owned(), message),
-            ScheduleError::NoNodes => ("the fleet".to_owned(), message),
+            ScheduleError::NoNodes | ScheduleError::NoDriver { .. } => {
+                ("the fleet".to_owned(), message)
+            }
             ScheduleError::Unsatisfiable(_) => {
                 let explained = self.desk.explain(request, None).ok();
                 let steps = explained.map(|explained| explained.steps);
@@ -163,7 +164,7 @@ fn inventory(class: &NodeClass, index: u32) -> Inventory {
         (key.clone(), value.clone())
     });
     let addr = EngineAddr::Tcp {
-        host: name.clone(),
+        host: name.as_str().into(),
         port: 2375,
     };
     Inventory {

@@ -13,6 +13,7 @@ use skep::{
         reschedule,
         snapshot::Snapshot,
     },
+    config::volumes::Copies,
     discovery::{Backend, BackendError, Batch, Change},
     engine::{
         health::Status, inventory::container::CpuShares, monitor::Refresh, pool::Pool,
@@ -262,6 +263,7 @@ fn options() -> Options {
             max_failed_percent: 50,
         },
         rebalance: None,
+        volume_copies: Copies::Explicit,
         strategy: "fewest".to_owned(),
         filters: vec!["health".to_owned()],
     }

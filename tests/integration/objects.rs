@@ -62,23 +62,6 @@ async fn a_volume_made_on_all_nodes_is_inspected_by_its_bare_name() {
 }
 
 #[tokio::test]
-async fn a_node_that_makes_no_volume_is_named_and_the_others_keep_theirs() {
-    let daemon = Daemon::start(2).await;
-    let failing = daemon.bench.fleet.engine(0);
-    failing.set_fault_on(
-        "POST /volumes/create",
-        Fault::Error500("disk full".to_owned()),
-    );
-    let body = r#"{"Name":"data"}"#;
-    let (status, answer) = daemon.json(Method::POST, "/volumes/create", body).await;
-    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-    let expected = format!("{}: disk full", failing.name());
-    assert_eq!(message(&answer), expected);
-    let kept = format!("{}/data", daemon.bench.fleet.engine(1).name());
-    assert_eq!(names(&daemon, "/volumes", "Volumes").await, [kept]);
-}
-
-#[tokio::test]
 async fn a_network_is_shown_before_its_create_is_answered() {
     let daemon = Daemon::start(2).await;
     let body = r#"{"Name":"front","Driver":"bridge","Future":1}"#;

@@ -21,10 +21,10 @@ const SIZES: [&str; 2] = ["LayersSize", "BuilderSize"];
 /// engines.
 ///
 /// Images are not merged: two copies take the room of two, and clients compute what can be
-/// reclaimed from the sum. A node that fails is left out and logged, because the answer has no
+/// reclaimed from the sum. A volume that nodes share is there once, with the references of all. A node that fails is left out and logged, because the answer has no
 /// place for a warning; if all fail, so does the request.
 pub async fn measure(context: &Context, version: Option<&str>, query: &Query) -> Answer {
-    let nodes = fanout::healthy(&context.cluster.snapshot());
+    let nodes = context.cluster.snapshot().healthy();
     let mut outcomes = fanout::on_each(&context.cluster, nodes, |node| {
         let path = engine_path(&node, version, "/system/df", query);
         async move {
@@ -61,12 +61,18 @@ fn add(sum: &mut RawObject, node: &Node, answer: &RawObject) -> Result<(), ApiEr
         let Some(entries) = answer.parsed::<Vec<RawObject>>(member)? else {
             continue;
         };
-        let mut all: Vec<Box<RawValue>> = sum.parsed(member)?.unwrap_or_default();
+        let mut all: Vec<RawObject> = sum.parsed(member)?.unwrap_or_default();
         for mut entry in entries {
-            show_node(member, node, &mut entry)?;
-            if let Ok(raw) = serde_json::value::to_raw_value(&entry) {
-                all.push(raw);
+            if member == "Volumes" && is_shared_volume(&entry)? {
+                let same = all.iter_mut().find(|one| is_same_volume(one, &entry));
+                if let Some(same) = same {
+                    add_references(same, &entry)?;
+                    continue;
+                }
+            } else {
+                show_node(member, node, &mut entry)?;
             }
+            all.push(entry);
         }
         sum.set(member, &all);
     }
@@ -86,15 +92,42 @@ fn show_node(member: &str, node: &Node, entry: &mut RawObject) -> Result<(), Api
             entry.set("Names", &names);
         }
         "Volumes" => {
-            let driver: Option<String> = entry.parsed("Driver")?;
-            let scope: Option<String> = entry.parsed("Scope")?;
-            let name: Option<String> = entry.parsed("Name")?;
-            let is_shared = is_shared(&driver.unwrap_or_default(), &scope.unwrap_or_default());
-            if let Some(name) = name.filter(|_| !is_shared) {
+            if let Some(name) = entry.parsed::<String>("Name")? {
                 entry.set("Name", &format!("{node}/{name}"));
             }
         }
         _ => {}
+    }
+    Ok(())
+}
+
+fn is_shared_volume(entry: &RawObject) -> Result<bool, ApiError> {
+    let driver: Option<String> = entry.parsed("Driver")?;
+    let scope: Option<String> = entry.parsed("Scope")?;
+    Ok(is_shared(
+        &driver.unwrap_or_default(),
+        &scope.unwrap_or_default(),
+    ))
+}
+
+fn is_same_volume(one: &RawObject, other: &RawObject) -> bool {
+    let is_same =
+        |member| one.get(member).map(RawValue::get) == other.get(member).map(RawValue::get);
+    is_same("Name") && is_same("Driver")
+}
+
+/// Adds the containers that refer to a volume on another node.
+fn add_references(sum: &mut RawObject, entry: &RawObject) -> Result<(), ApiError> {
+    let references = |entry: &RawObject| -> Result<i64, ApiError> {
+        let usage = entry.object("UsageData")?;
+        // -1 means that the engine does not know.
+        Ok(usage.parsed::<i64>("RefCount")?.unwrap_or(0).max(0))
+    };
+    let both = references(sum)?.saturating_add(references(entry)?);
+    if both > 0 {
+        let mut usage = sum.object("UsageData")?;
+        usage.set("RefCount", &both);
+        sum.set("UsageData", &usage);
     }
     Ok(())
 }
@@ -110,7 +143,8 @@ mod tests {
             let node = crate::cluster::snapshot::tests::node(name, addr, &[]);
             let answer = RawObject::parse(
                 br#"{"LayersSize":10,"Containers":[{"Names":["/web"],"SizeRw":1}],
-                    "Volumes":[{"Name":"v","Driver":"local"},{"Name":"s","Driver":"nfs"}],"Images":null}"#,
+                    "Volumes":[{"Name":"v","Driver":"local"},
+                        {"Name":"s","Driver":"nfs","UsageData":{"Size":5,"RefCount":1}}],"Images":null}"#,
             )
             .unwrap();
             add(&mut sum, &node, &answer).unwrap();
@@ -119,8 +153,9 @@ mod tests {
             String::from_utf8(sum.to_bytes()).unwrap(),
             concat!(
                 r#"{"LayersSize":20,"Containers":[{"Names":["/n0/web"],"SizeRw":1},{"Names":["/n1/web"],"SizeRw":1}],"#,
-                r#""Volumes":[{"Name":"n0/v","Driver":"local"},{"Name":"s","Driver":"nfs"},"#,
-                r#"{"Name":"n1/v","Driver":"local"},{"Name":"s","Driver":"nfs"}]}"#
+                r#""Volumes":[{"Name":"n0/v","Driver":"local"},"#,
+                r#"{"Name":"s","Driver":"nfs","UsageData":{"Size":5,"RefCount":2}},"#,
+                r#"{"Name":"n1/v","Driver":"local"}]}"#
             )
         );
     }

@@ -11,7 +11,7 @@ use crate::{
 /// `GET /plugins`: the plugins of all healthy engines, in natural order of the nodes' names. The
 /// entries are the engines' own, so that a plugin of several engines is there several times.
 pub async fn list(context: &Context, version: Option<&str>, query: &Query) -> Answer {
-    let nodes = fanout::healthy(&context.cluster.snapshot());
+    let nodes = context.cluster.snapshot().healthy();
     let outcomes = fanout::on_each(&context.cluster, nodes, |node| {
         let path = engine_path(&node, version, "/plugins", query);
         async move {

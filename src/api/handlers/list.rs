@@ -19,7 +19,7 @@ use crate::{
     api::{
         entries,
         error::ApiError,
-        fanout::{Outcome, healthy, on_each},
+        fanout::{Outcome, on_each},
         list_filters::{ListFilters, matches_name},
         query::Query,
     },
@@ -94,7 +94,7 @@ async fn refresh(context: &Context, filters: &ListFilters) {
     if !all && named.is_empty() {
         return;
     }
-    let mut nodes = healthy(&context.cluster.snapshot());
+    let mut nodes = context.cluster.snapshot().healthy();
     nodes.retain(|node| all || named.iter().any(|name| name == node.inventory.name()));
     on_each(&context.cluster, nodes, |node| async move {
         let addr = &node.inventory.addr;

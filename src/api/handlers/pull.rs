@@ -8,6 +8,7 @@ use crate::{
     engine::{client::PullRequest, monitor::Refresh},
     model::directive::{Directives, Kind},
     registry::REGISTRY_AUTH,
+    scheduler::request::Request as PlacementRequest,
 };
 
 /// Starts the pulls and streams their progress. They end if the client goes away.
@@ -27,7 +28,8 @@ pub async fn pull(context: &Context, query: &Query, headers: &HeaderMap) -> Answ
     let nodes = if directives == Directives::default() {
         fanout::some_healthy(&snapshot)?
     } else {
-        let mut nodes = candidates(context, None, &directives).await?;
+        let mut nodes =
+            candidates(context, None, PlacementRequest::of_directives(&directives)).await?;
         nodes.retain(|node| node.inventory.is_healthy());
         nodes
     };

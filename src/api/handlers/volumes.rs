@@ -31,11 +31,22 @@ pub fn list(context: &Context, query: &Query) -> Answer {
     let dangling = filters.boolean("dangling")?;
     let for_compose = compose::asks(&filters);
     let mut shared = BTreeSet::new();
+    let used: BTreeSet<&str> = snapshot
+        .nodes()
+        .flat_map(|node| node.inventory.containers.values())
+        .flat_map(|container| container.mounts.iter().map(|mount| mount.name.as_str()))
+        .collect();
     let mut entries: Vec<RawObject> = Vec::new();
     for node in snapshot.validated() {
         for volume in node.inventory.volumes.iter() {
             let wanted = wants(&filters, node, volume)
-                && dangling.is_none_or(|dangling| is_used(node, volume) != dangling);
+                && dangling.is_none_or(|dangling| {
+                    let is_used = match volume.is_shared() {
+                        true => used.contains(volume.name.as_str()),
+                        false => is_used(node, volume),
+                    };
+                    is_used != dangling
+                });
             if !wanted {
                 continue;
             }

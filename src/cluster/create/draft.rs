@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use rand::RngExt;
 use tracing::warn;
 
-use super::{CreateError, CreateRequest, Instead, network};
+use super::{CreateError, CreateRequest, Instead, network, volumes};
 use crate::{
     cluster::{
-        placement::{self, Bound},
+        placement,
         reschedule::Place,
         snapshot::{Node, Snapshot},
     },
+    config::volumes::Copies,
     engine::{
         inventory::{
             Container,
@@ -20,7 +21,7 @@ use crate::{
         raw::{MemberError, RawObject},
     },
     model::{
-        directive::{Directives, ID_LABEL, Kind},
+        directive::{Directives, ID_LABEL, Kind, ReschedulePolicy, Stateful},
         expression::{Expression, Operator, Softness},
     },
     scheduler::request::{Reference, Request},
@@ -38,7 +39,6 @@ pub(super) struct Draft {
     pub request: Request,
     pub container: Arc<Container>,
     pub instead_of: Option<Place>,
-    pub only: Option<Bound>,
     pub wants_holder: bool,
 }
 
@@ -47,6 +47,7 @@ impl Draft {
         create: &CreateRequest,
         snapshot: &Snapshot,
         shares: CpuShares,
+        copies: Copies,
     ) -> Result<Self, CreateError> {
         let mut body = create.body.clone();
         let mut host_config = body.object("HostConfig")?;
@@ -88,9 +89,17 @@ impl Draft {
                 .into_iter()
                 .chain(network::endpoints(snapshot, &body)?)
             {
-                network.pin(&mut request);
+                request.bind(network.bound);
             }
         }
+        volumes::read(
+            snapshot,
+            &body,
+            &mut host_config,
+            &parsed,
+            copies,
+            &mut request,
+        )?;
         network::strip_endpoints(snapshot, &mut body)?;
         let container = Arc::new(placement::expected(&request));
         Ok(Self {
@@ -102,7 +111,6 @@ impl Draft {
             request,
             container,
             instead_of: None,
-            only: None,
             wants_holder: false,
         })
     }
@@ -110,14 +118,38 @@ impl Draft {
     /// Puts the container in the place of another one.
     pub fn take_place(&mut self, instead: &Instead, snapshot: &Snapshot) {
         self.instead_of.clone_from(&instead.place);
-        self.only.clone_from(&instead.only);
+        if let Some(only) = &instead.only {
+            self.request.bind(only.clone());
+        }
         self.request.need += instead.companions;
         if !self.directives.has_hard_node_constraint() {
             let networks = instead.networks.iter();
             for network in networks.filter_map(|name| network::resolve(snapshot, name)) {
-                network.pin(&mut self.request);
+                self.request.bind(network.bound);
             }
         }
+        if instead.place.is_some() && self.goes_without_data() {
+            for volume in &mut self.request.volumes {
+                volume.is_pinned = false;
+            }
+        }
+    }
+
+    /// Whether a node was not seen to have all volumes that the request names.
+    pub fn has_new_volumes(&self, node: &Node) -> bool {
+        let has = |name: &String| {
+            let mut volumes = node.inventory.volumes.iter();
+            volumes.any(|volume| volume.name == *name)
+        };
+        let mut mounts = self.container.mounts.iter();
+        mounts.any(|mount| !has(&mount.name))
+    }
+
+    fn goes_without_data(&self) -> bool {
+        matches!(
+            self.directives.reschedule_policy(),
+            Ok(ReschedulePolicy::OnNodeFailure(moves)) if moves.stateful == Stateful::Force
+        )
     }
 
     /// The body for one engine.
@@ -244,7 +276,13 @@ mod tests {
             query: String::new(),
             auth: None,
         };
-        Draft::new(&request, &Snapshot::default(), CpuShares::Cores).unwrap()
+        Draft::new(
+            &request,
+            &Snapshot::default(),
+            CpuShares::Cores,
+            Copies::Explicit,
+        )
+        .unwrap()
     }
 
     fn labels(draft: &Draft) -> BTreeMap<String, String> {
@@ -323,7 +361,13 @@ mod tests {
             query: String::new(),
             auth: None,
         };
-        let error = Draft::new(&request, &Snapshot::default(), CpuShares::Cores).unwrap_err();
+        let error = Draft::new(
+            &request,
+            &Snapshot::default(),
+            CpuShares::Cores,
+            Copies::Explicit,
+        )
+        .unwrap_err();
         assert_eq!(error.to_string(), "too many reschedule policies");
     }
 }

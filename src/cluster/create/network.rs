@@ -9,11 +9,7 @@ use crate::{
         inventory::Network,
         raw::{MemberError, RawObject},
     },
-    model::{
-        directive::Kind,
-        expression::{Expression, Operator, Softness},
-    },
-    scheduler::request::Request,
+    scheduler::{bounds::listed, request::Bound},
 };
 
 /// A network that only some nodes can join, and those nodes.
@@ -21,8 +17,8 @@ use crate::{
 pub(super) struct BoundNetwork {
     /// The name without the node.
     pub name: String,
-    /// Node names, never empty.
-    nodes: Vec<String>,
+    /// The nodes that can join it.
+    pub bound: Bound,
 }
 
 /// Network modes that are no network's name, and networks that every node has.
@@ -49,26 +45,25 @@ pub(super) fn resolve(snapshot: &Snapshot, mode: &str) -> Option<BoundNetwork> {
         holders
     };
     let local = holders("local");
-    let (found, nodes) = if local.is_empty() {
+    let (found, nodes): (_, Vec<&Node>) = if local.is_empty() {
         let found = holders("swarm");
-        let members = snapshot
-            .validated()
-            .into_iter()
-            .filter(|node| found.iter().any(|(holder, _)| is_member(node, holder)))
-            .map(|node| node.inventory.name().to_owned())
-            .collect();
+        let members = snapshot.validated().into_iter().map(|node| &**node);
+        let members = members.filter(|node| found.iter().any(|(one, _)| is_member(node, one)));
+        let members = members.collect();
         (found, members)
     } else {
-        let nodes = local
-            .iter()
-            .map(|(node, _)| node.inventory.name().to_owned())
-            .collect();
+        let nodes = local.iter().map(|(node, _)| *node).collect();
         (local, nodes)
     };
     let (_, network) = found.first()?;
+    let names = listed(nodes.iter().map(|node| node.inventory.name()));
     Some(BoundNetwork {
         name: network.name.clone(),
-        nodes,
+        bound: Bound {
+            about: "network",
+            nodes: nodes.iter().map(|one| one.inventory.addr.clone()).collect(),
+            reason: format!("network {} is on {names}", network.name),
+        },
     })
 }
 
@@ -105,26 +100,6 @@ pub(super) fn endpoints(
         .iter()
         .filter_map(|(name, _)| resolve(snapshot, name))
         .collect())
-}
-
-impl BoundNetwork {
-    /// Lets the container go only where the network is.
-    pub(super) fn pin(&self, request: &mut Request) {
-        let expression = |key: &str, value: String| Expression {
-            key: key.to_owned(),
-            operator: Operator::Equal,
-            value,
-            softness: Softness::Hard,
-        };
-        match self.nodes.as_slice() {
-            [one] => {
-                request.add_expression(Kind::Constraint, expression("node", one.clone()));
-            }
-            many => {
-                request.add_expression(Kind::Whitelist, expression("node", many.join("|")));
-            }
-        }
-    }
 }
 
 /// Removes the node from the names of endpoints: `n0/net` becomes `net` if there is a node `n0`.
@@ -190,12 +165,26 @@ mod tests {
             node.inventory = Arc::new(inventory);
             snapshot.put(node);
         }
-        let nodes = |mode: &str| resolve(&snapshot, mode).map(|found| found.nodes);
-        assert_eq!(nodes("ov").unwrap(), ["manager", "worker"]);
-        assert_eq!(nodes("o1").unwrap(), ["manager", "worker"]);
-        assert_eq!(nodes("alone/lan").unwrap(), ["alone"]);
-        assert!(nodes("bridge").is_none());
-        assert!(nodes("elsewhere").is_none());
+        for (mode, nodes, reason) in [
+            (
+                "ov",
+                &["127.0.0.1:1", "127.0.0.1:2"][..],
+                "network ov is on manager, worker",
+            ),
+            (
+                "o1",
+                &["127.0.0.1:1", "127.0.0.1:2"],
+                "network ov is on manager, worker",
+            ),
+            ("alone/lan", &["127.0.0.1:4"], "network lan is on alone"),
+        ] {
+            let bound = resolve(&snapshot, mode).unwrap().bound;
+            let found = bound.nodes.iter().map(ToString::to_string);
+            assert!(found.eq(nodes.iter().copied()), "{mode}: {bound:?}");
+            assert_eq!(bound.reason, reason);
+        }
+        assert!(resolve(&snapshot, "bridge").is_none());
+        assert!(resolve(&snapshot, "elsewhere").is_none());
     }
 
     #[test]

@@ -203,22 +203,12 @@ impl Desk {
                 }
             }
         }
+        index.update(slot, before.as_deref(), Some(inventory));
         let seen = Seen {
             inventory: Arc::clone(inventory),
             reserved,
         };
         self.seen.insert(slot, seen);
-        let old_images = before
-            .map(|old| Arc::clone(&old.images))
-            .unwrap_or_default();
-        if !Arc::ptr_eq(&old_images, &inventory.images) {
-            for image in old_images.iter() {
-                index.remove_image(slot, image);
-            }
-            for image in inventory.images.iter() {
-                index.add_image(slot, image);
-            }
-        }
         self.update_usage(slot);
     }
 
@@ -241,9 +231,7 @@ impl Desk {
             for container in inventory.containers.values() {
                 index.remove(slot, container);
             }
-            for image in inventory.images.iter() {
-                index.remove_image(slot, image);
-            }
+            index.update(slot, Some(&inventory), None);
         }
         // Creates under way on the node keep their names until they end.
         for held in self.held.values_mut() {
@@ -269,11 +257,8 @@ impl Desk {
     ///
     /// [`PlaceError`]; never that of a shutdown.
     pub fn place(&mut self, wanted: &Wanted) -> Result<(EngineAddr, u64), PlaceError> {
-        let limit = match wanted.only {
-            Some(_) => usize::MAX,
-            None => 1 + wanted.avoid.len(),
-        };
-        let mut ranked = match &wanted.instead_of {
+        let limit = 1 + wanted.avoid.len();
+        let ranked = match &wanted.instead_of {
             Some(place) => self.without(place, |desk| {
                 // Other creates under way cannot have the name, since the container that goes has it.
                 if desk.is_taken_by_others(wanted) {
@@ -286,12 +271,6 @@ impl Desk {
                 self.rank(&wanted.request, limit)?
             }
         };
-        if let Some(only) = &wanted.only {
-            ranked.retain(|addr| only.nodes.contains(addr));
-            if ranked.is_empty() {
-                return Err(ScheduleError::Unsatisfiable(vec![only.reason.clone()]).into());
-            }
-        }
         let addr = ranked
             .iter()
             .find(|addr| !wanted.avoid.contains(addr))
@@ -460,12 +439,7 @@ impl Desk {
             .schedule(&settled.request, &call, usize::MAX)
             .ok()?;
         let own = *self.slots.get(&settled.place.0)?;
-        let addr = |slot: u32| Some(&self.seen.get(&slot)?.inventory.addr);
-        let will_do = |slot: u32| match &settled.only {
-            Some(only) => addr(slot).is_some_and(|addr| only.nodes.contains(addr)),
-            None => true,
-        };
-        let first = ranking.iter().find(|ranked| will_do(ranked.slot))?;
+        let first = ranking.first()?;
         // Where it does not fit any more it is not moved either: somebody wanted it there.
         let now = ranking.iter().find(|ranked| ranked.slot == own)?;
         let count = |slot: u32| self.table.usage(slot).containers;

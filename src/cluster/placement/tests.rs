@@ -1,8 +1,13 @@
 use super::*;
 use crate::{
-    cluster::snapshot::tests::{container, node},
+    cluster::{
+        create::claims,
+        snapshot::tests::{container, node},
+    },
     model::{directive::Kind, port::PortBinding},
-    scheduler::{Applies, Call, Filter, PolicyError, Ranked, Strategy, node_set::NodeSet},
+    scheduler::{
+        Applies, Call, Filter, PolicyError, Ranked, Strategy, node_set::NodeSet, request::VolumeUse,
+    },
 };
 
 /// Keeps nodes with fewer containers than the limit and without the wanted ports.
@@ -103,7 +108,6 @@ fn wanted(name: &str, port: Option<u16>) -> Wanted {
         container: Arc::new(container),
         instead_of: None,
         avoid: Vec::new(),
-        only: None,
     }
 }
 
@@ -199,4 +203,36 @@ async fn a_name_that_is_held_stays_taken_when_who_has_it_goes() {
     assert!(placement.reserve_name("web").await.is_err());
     drop(second);
     assert!(placement.reserve_name("web").await.is_ok());
+}
+
+fn with_volume(name: &str, volume: &str) -> Wanted {
+    let mut wanted = wanted(name, None);
+    wanted.request.volumes.push(VolumeUse {
+        name: volume.to_owned(),
+        is_pinned: true,
+        ..VolumeUse::default()
+    });
+    let mut container = Container::clone(&wanted.container);
+    container.mounts = claims(&wanted.request.volumes);
+    wanted.container = Arc::new(container);
+    wanted
+}
+
+#[tokio::test]
+async fn a_volume_that_a_placement_will_make_is_followed_until_that_ends() {
+    let (placement, _shutdown) = placement(100, &["a:1", "b:1"]).await;
+    let first = placement.place(with_volume("x", "data")).await.unwrap();
+    let second = placement.place(with_volume("y", "data")).await.unwrap();
+    assert_eq!(first.addr, second.addr);
+    let other = placement.place(with_volume("z", "other")).await.unwrap();
+    assert_ne!(first.addr, other.addr);
+    let addr = other.addr.clone();
+    drop((first, second, other));
+    // Nothing came of any of them.
+    let elsewhere = Wanted {
+        avoid: vec![addr],
+        ..with_volume("z", "other")
+    };
+    let again = placement.place(elsewhere).await.unwrap();
+    assert_eq!(again.addr.to_string(), "a:1");
 }

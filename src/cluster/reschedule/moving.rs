@@ -21,11 +21,11 @@ use crate::{
     cluster::{
         Cluster,
         create::{CreateRequest, Instead},
-        placement::Bound,
         snapshot::{Found, Node},
     },
     engine::{client::ClientError, monitor::Refresh, raw::RawObject},
     model::{address::EngineAddr, directive::FENCE_LABEL, resource::Amount},
+    scheduler::request::Bound,
 };
 
 /// How containers leave a node.
@@ -109,6 +109,7 @@ async fn copy_all<'a>(
                 let addr = new.node.inventory.addr.clone();
                 let name = new.node.inventory.name();
                 only = Some(Bound {
+                    about: "group",
                     reason: format!("what it needs, or what needs it, is on {name} by now"),
                     nodes: [addr].into(),
                 });
@@ -139,10 +140,12 @@ fn bound_of(cluster: &Cluster, group: &Group, bounds: &Bounds) -> Option<Bound> 
     let does_reach = |bound: &Bound| bound.nodes.contains(addr);
     match reach {
         Some(reach) if !does_reach(&reach) => Some(Bound {
+            about: reach.about,
             nodes: BTreeSet::new(),
             reason: reach.reason,
         }),
         _ => Some(Bound {
+            about: "move",
             nodes: [addr.clone()].into(),
             reason: format!("it has to go to {addr}"),
         }),

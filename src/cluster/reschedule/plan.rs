@@ -12,10 +12,7 @@ use serde::Deserialize;
 
 use super::{Place, movable};
 use crate::{
-    cluster::{
-        placement::Bound,
-        snapshot::{Found, Node, Snapshot},
-    },
+    cluster::snapshot::{Found, Node, Snapshot},
     engine::{
         inventory::{
             Container, Inventory,
@@ -27,6 +24,7 @@ use crate::{
         address::EngineAddr,
         directive::{Directives, ReschedulePolicy, Stateful},
     },
+    scheduler::request::Bound,
 };
 
 /// Containers that ended this shortly before their node was lost were stopped with it. Engines
@@ -62,10 +60,13 @@ impl Group {
         }
         let names: Vec<&str> = data.iter().map(|mount| mount.name.as_str()).collect();
         let nodes = snapshot.nodes().filter(|node| {
-            let reaches = |mount: &&Mount| shows(node, mount) || has_driver(node, &mount.driver);
+            let reaches = |mount: &&Mount| {
+                shows(node, mount) || node.inventory.has_volume_driver(&mount.driver)
+            };
             data.iter().all(reaches)
         });
         Some(Bound {
+            about: "volume",
             nodes: nodes.map(|node| node.inventory.addr.clone()).collect(),
             reason: format!("other nodes do not reach the volume {}", names.join(", ")),
         })
@@ -232,11 +233,6 @@ fn shows(node: &Node, mount: &Mount) -> bool {
         let is_same = volume.name == mount.name && volume.driver == mount.driver;
         is_same && volume.scope == "global"
     })
-}
-
-fn has_driver(node: &Node, driver: &str) -> bool {
-    let specs = node.inventory.specs.as_ref();
-    specs.is_some_and(|specs| specs.volume_drivers.iter().any(|name| name == driver))
 }
 
 /// What of a container's data is in a mount, if any.

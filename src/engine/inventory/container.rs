@@ -185,6 +185,12 @@ pub struct HostConfig {
     /// `db:alias`.
     #[serde(deserialize_with = "null_as_default")]
     pub links: Vec<String>,
+    /// `data:/path`, `/host:/path:ro`.
+    #[serde(deserialize_with = "null_as_default")]
+    pub binds: Vec<String>,
+    /// The driver of the volumes in `binds` and of nameless ones.
+    #[serde(deserialize_with = "null_as_default")]
+    pub volume_driver: String,
 }
 
 /// Host bindings by container port.

@@ -158,6 +158,11 @@ pub fn is_shared(driver: &str, scope: &str) -> bool {
     }
 }
 
+/// A driver's name without the tag `latest`, which engines add to those of managed plugins.
+pub fn driver_name(driver: &str) -> &str {
+    driver.strip_suffix(":latest").unwrap_or(driver)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,6 +25,7 @@ use skep::{
     plugin::{self, DEFAULT_TOTAL_MEMORY_BYTES, Loader, Source, Spec},
     scheduler::{
         Call, Filter, Inventory, Scheduler, Strategy,
+        bounds::VolumeHolder,
         node_set::NodeSet,
         request::Request,
         table::{Node, NodeStatus, NodeTable, Usage},
@@ -255,6 +256,12 @@ impl Inventory for Idle {
     }
     fn nodes_with_host_ports(&self, _: &str, _: u16, _: u16, _: &str) -> NodeSet {
         NodeSet::default()
+    }
+    fn nodes_with_volume_driver(&self, _: &str) -> NodeSet {
+        NodeSet::default()
+    }
+    fn volumes(&self, _: &str) -> Vec<VolumeHolder> {
+        Vec::new()
     }
     fn nodes_with_host_mode_port(&self, _: &str) -> NodeSet {
         NodeSet::default()

@@ -98,7 +98,8 @@ pub async fn save(
         .filter(|name| !name.is_empty())
         .collect();
     let snapshot = context.cluster.snapshot();
-    let node = fanout::healthy(&snapshot)
+    let node = snapshot
+        .healthy()
         .into_iter()
         .find(|node| !names.is_empty() && names.iter().all(|name| has(node, name)))
         .ok_or_else(|| {

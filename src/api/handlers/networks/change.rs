@@ -20,7 +20,7 @@ use crate::{
         raw::RawObject,
         transport::{self, Body},
     },
-    model::directive::Directives,
+    scheduler::request::Request as PlacementRequest,
 };
 
 /// The driver of networks of several nodes.
@@ -44,7 +44,7 @@ pub async fn create(
     let driver: String = body.parsed("Driver")?.unwrap_or_default();
     let (pinned, name) = split_node(&full_name);
     body.set("Name", &name);
-    let mut nodes = candidates(context, pinned, &Directives::default()).await?;
+    let mut nodes = candidates(context, pinned, PlacementRequest::default()).await?;
     compose::prefer(&context.cluster.snapshot(), &labels, &mut nodes);
     if matches!(&*driver, "" | OVERLAY) {
         // Workers of a swarm refuse to make an overlay network.
@@ -95,7 +95,7 @@ pub async fn remove(context: &Context, version: Option<&str>, name: &str, query:
     };
     let mut result = ask(&owner).await;
     if network.scope != "local" {
-        for node in fanout::healthy(&snapshot) {
+        for node in snapshot.healthy() {
             if !result.as_ref().is_err_and(ClientError::is_contact_failure) {
                 break;
             }
@@ -159,7 +159,7 @@ pub async fn disconnect(
     let network = find(context, name, &found)?;
     let force: bool = body.document.parsed("Force")?.unwrap_or_default();
     if !found.node.inventory.is_healthy() {
-        let other = fanout::healthy(&snapshot).into_iter().next();
+        let other = snapshot.healthy().into_iter().next();
         let Some(other) = other.filter(|_| force && network.scope != "local") else {
             return Err(ApiError::unhealthy(
                 &body.container,
@@ -241,7 +241,7 @@ async fn join(
 
 /// Brings the networks of all healthy nodes up to date.
 async fn refresh_all(context: &Context) {
-    let nodes = fanout::healthy(&context.cluster.snapshot());
+    let nodes = context.cluster.snapshot().healthy();
     fanout::on_each(&context.cluster, nodes, |node| async move {
         let addr = &node.inventory.addr;
         context.cluster.refresh(addr, Refresh::Networks).await;
