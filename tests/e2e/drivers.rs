@@ -51,23 +51,30 @@ impl Nodes {
         fs::create_dir(directory.path().join("shared")).unwrap();
         let mut nodes = Self {
             agents: Vec::new(),
-            endings: (0..count).map(|index| ending(fleet, index, "-9")).collect(),
+            endings: Vec::new(),
             server: Server::start_with(Kind::Etcd, extra),
             directory,
         };
         for index in 0..count {
-            let state = nodes.state(index);
-            fs::create_dir(&state).unwrap();
-            let shared = nodes.directory.path().join("shared");
-            let drivers = drivers.replace("ROOT", &shared.display().to_string());
-            let text = format!(
-                "[agent]\nunused-grace = \"500ms\"\nstate-directory = \"{}\"\n{drivers}",
-                state.display()
-            );
-            fs::write(state.join("config.toml"), text).unwrap();
-            nodes.agent(fleet, index);
+            nodes.add(fleet, index, drivers);
+            nodes.await_drivers(fleet, index);
         }
         nodes
+    }
+
+    /// Starts an agent beside an engine that had none, and does not wait for its drivers.
+    fn add(&mut self, fleet: &Fleet, index: usize, drivers: &str) {
+        let state = self.state(index);
+        fs::create_dir(&state).unwrap();
+        let shared = self.directory.path().join("shared");
+        let drivers = drivers.replace("ROOT", &shared.display().to_string());
+        let text = format!(
+            "[agent]\nunused-grace = \"500ms\"\nstate-directory = \"{}\"\n{drivers}",
+            state.display()
+        );
+        fs::write(state.join("config.toml"), text).unwrap();
+        self.endings.push(ending(fleet, index, "-9"));
+        self.agent(fleet, index);
     }
 
     /// What the agent of a node keeps.
@@ -90,8 +97,12 @@ impl Nodes {
             .arg(format!("{}/test", self.server.url()))
             .stdin(Stdio::null());
         self.agents.push(command.spawn().unwrap());
+    }
+
+    /// Waits until an engine can use the drivers of its agent.
+    fn await_drivers(&self, fleet: &Fleet, index: usize) {
         let engine = fleet.engine(index);
-        let drivers = fs::read_to_string(&config).unwrap();
+        let drivers = fs::read_to_string(self.state(index).join("config.toml")).unwrap();
         for line in drivers.lines() {
             let name = line.strip_prefix("[volume-drivers.");
             let Some(name) = name.and_then(|name| name.strip_suffix(']')) else {
@@ -109,6 +120,7 @@ impl Nodes {
     fn replace_agent(&mut self, fleet: &Fleet, index: usize) {
         end(fleet, index, "-9");
         self.agent(fleet, index);
+        self.await_drivers(fleet, index);
     }
 }
 
@@ -416,6 +428,95 @@ fn data_of_a_shared_volume_is_there_on_another_node() {
         (log.stdout.trim() == "run\nrun").then_some(())
     });
     assert_eq!(bed.node_of("db"), "node-1");
+}
+
+#[test]
+fn a_container_goes_where_its_driver_is() {
+    let fleet = engines("some", 2);
+    let drivers = "[volume-drivers.data]\ndriver = \"local\"\n";
+    let mut nodes = Nodes::start(&fleet, 1, drivers);
+    let bed = Bed::over(fleet, &FAST_FAIL);
+    // Without the driver the strategy would prefer the other node by now.
+    for (name, volume) in [("one", "d1:/data"), ("two", "d2:/data")] {
+        let volume = ["--volume-driver", "data", "-v", volume];
+        assert_eq!(bed.placed(name, &volume), "node-0");
+    }
+    // So it is with a volume that is there, whoever names its driver.
+    assert_eq!(bed.placed("three", &["-v", "d1:/data"]), "node-0");
+    let there = ["-e", "constraint:node==node-1"];
+    let new = ["--volume-driver", "data", "-v", "d3:/data"];
+    let refused = bed.refused(&[&there[..], &new].concat());
+    assert!(refused.contains("[volume driver data]"), "{refused}");
+    bed.docker.ok(&["volume", "create", "-d", "data", "made"]);
+    let list = ["volume", "ls", "-q", "--filter", "name=made"];
+    assert_eq!(bed.docker.lines(&list), ["node-0/made"]);
+
+    // The driver is found as soon as it is there, though the engine itself has not looked yet.
+    nodes.add(&bed.fleet, 1, drivers);
+    eventually("the driver's socket is there", || {
+        let mut look = bed.fleet.command(1, "test");
+        let look = look.args(["-S", "/run/docker/plugins/data.sock"]);
+        look.status().unwrap().success().then_some(())
+    });
+    eventually("the driver is found", || {
+        let name = ["--name", "late"];
+        let run = [&["run", "-d"][..], &name, &there, &new, &[IMAGE, "true"]].concat();
+        let outcome = bed.docker.run(&run);
+        let is_found = !outcome.stderr.contains("[volume driver data]");
+        is_found.then(|| assert_eq!(outcome.stderr, "", "{outcome:?}"))
+    });
+    assert_eq!(bed.node_of("late"), "node-1");
+    end(&bed.fleet, 0, "-TERM");
+    end(&bed.fleet, 1, "-TERM");
+}
+
+#[test]
+fn a_volume_that_nodes_share_is_one_volume() {
+    let fleet = engines("global", 3);
+    let drivers =
+        "[volume-drivers.shared]\nroot = \"ROOT\"\nsettings = { require-mount = false }\n";
+    let nodes = Nodes::start(&fleet, 2, drivers);
+    let bed = Bed::over(fleet, &FAST_FAIL);
+    let docker = &bed.docker;
+    docker.ok(&["volume", "create", "-d", "shared", "data"]);
+    docker.ok(&["volume", "create", "other"]);
+    let everything = ["volume", "ls", "-q"];
+    let others = ["node-0/other", "node-1/other", "node-2/other"];
+    let mut listed = docker.lines(&everything);
+    listed.sort();
+    assert_eq!(listed, [&["data"][..], &others].concat());
+    let inspect = ["volume", "inspect", "-f", "{{.Name}} {{.Scope}}", "data"];
+    assert_eq!(docker.ok(&inspect), "data global");
+
+    // No node is named, and still none is chosen that cannot reach it.
+    let mount = ["-v", "data:/data"];
+    bed.script("writer", &mount, "echo kept > /data/file; sleep 600");
+    let writer = bed.node_of("writer");
+    let elsewhere = format!("constraint:node!={writer}");
+    eventually("another node reads it", || {
+        let read = [&["run", "--rm", "-e", &elsewhere][..], &mount].concat();
+        let read = docker.run(&[&read[..], &[IMAGE, "cat", "/data/file"]].concat());
+        (read.stdout.trim() == "kept").then_some(())
+    });
+    let in_use = docker.refused(&["volume", "rm", "data"]);
+    assert!(in_use.contains("in use"), "{in_use}");
+    assert_eq!(entries(&nodes.directory.path().join("shared")).len(), 1);
+    let unused = ["volume", "ls", "-q", "--filter", "dangling=true"];
+    let mut listed = docker.lines(&unused);
+    listed.sort();
+    assert_eq!(listed, others);
+    docker.ok(&["rm", "-f", "writer"]);
+
+    let pruned = docker.ok(&["volume", "prune", "-f"]);
+    for other in others {
+        assert_eq!(pruned.matches(other).count(), 1, "{pruned}");
+    }
+    docker.ok(&["volume", "rm", "data"]);
+    assert!(docker.lines(&everything).is_empty());
+    assert!(entries(&nodes.directory.path().join("shared")).is_empty());
+    for index in [0, 1] {
+        end(&bed.fleet, index, "-TERM");
+    }
 }
 
 /// The blocks of a page that are marked with a language, in order.

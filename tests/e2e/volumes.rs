@@ -91,18 +91,36 @@ fn volumes_are_counted_where_they_are() {
 #[test]
 fn a_volume_driver_that_no_engine_has_is_refused_in_the_engines_words() {
     let bed = Bed::new(&[]);
-    // The docker command takes any 404 for a missing image, and would pull.
-    let unknown = [
-        "--pull",
-        "never",
-        "--volume-driver",
-        "nothere",
-        "-v",
-        "data:/data",
-    ];
+    let unknown = ["--volume-driver", "nothere", "-v", "data:/data"];
     let error = bed.refused(&unknown);
-    assert!(
-        error.contains("nothere") && error.contains("not found"),
-        "{error}"
-    );
+    let expected = "plugin \"nothere\" not found on node-0, node-1, node-2";
+    assert!(error.contains(expected), "{error}");
+    let create = ["volume", "create", "-d", "nothere", "data"];
+    let error = bed.docker.refused(&create);
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn a_container_goes_where_its_volume_is() {
+    let bed = Bed::new(&[]);
+    let volume = ["-v", "data:/data"];
+    let there = ["-e", "constraint:node==node-1"];
+    bed.sleeper("first", &[&volume[..], &there].concat());
+    for name in ["second", "third"] {
+        assert_eq!(bed.placed(name, &volume), "node-1");
+    }
+    assert_eq!(names(&bed, "name=data"), ["node-1/data"]);
+    // Two rules that no node meets.
+    let port = ["-p", "8091:80"];
+    bed.sleeper("port", &[&port[..], &there].concat());
+    let error = bed.refused(&[&port[..], &volume].concat());
+    assert!(error.contains("[volume data is on node-1]"), "{error}");
+    assert!(error.contains("[port 8091 (Bridge mode)]"), "{error}");
+    // Who names a node gets a volume of that name there.
+    let elsewhere = ["-e", "constraint:node==node-2"];
+    let fourth = bed.placed("fourth", &[&volume[..], &elsewhere].concat());
+    assert_eq!(fourth, "node-2");
+    assert_eq!(bed.placed("fifth", &["-v", "node-0/data:/data"]), "node-0");
+    let all = ["node-0/data", "node-1/data", "node-2/data"];
+    assert_eq!(names(&bed, "name=data"), all);
 }

@@ -18,3 +18,4 @@ mod reload;
 mod reschedule;
 mod simulate;
 mod tls;
+mod volumes;

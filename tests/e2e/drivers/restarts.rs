@@ -135,6 +135,7 @@ fn volumes_of_containers_that_outlive_their_engine_stay_mounted() {
         thread::scope(|scope| {
             scope.spawn(|| fleet.restart_daemon(0, signal));
             nodes.agent(&fleet, 0);
+            nodes.await_drivers(&fleet, 0);
         });
         assert_eq!(in_memory(&nodes, &fleet), ["kept", "rest"]);
         check_data(&engine, "kept");
