@@ -17,5 +17,6 @@ mod objects;
 mod reload;
 mod reschedule;
 mod simulate;
+mod storms;
 mod tls;
 mod volumes;

@@ -6,22 +6,29 @@
 //!
 //! ```text
 //! cargo bench --bench scale -- 100x30 [--json FILE]
+//! cargo bench --bench scale -- draw FILE.svg JSON-FILE...
 //! ```
 //!
 //! What the fleet answers without a daemon, asked the same way, is the limit of what can be
 //! measured, and is told with the table. A create's own share is its latency as one client sees it,
 //! less what the chosen engine alone takes for a create and an inspection (median).
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
+mod chart;
 mod fleet;
 mod load;
 mod measure;
 mod report;
 
-use self::measure::Size;
+use self::{measure::Size, report::Report};
 
 /// Measures one column of the table of scale.
 #[derive(Debug, Parser)]
@@ -50,23 +57,52 @@ enum Role {
         /// Its size.
         size: Size,
     },
+    /// Draws what was measured before.
+    Draw {
+        /// The picture.
+        picture: PathBuf,
+        /// Figures as `--json` writes them.
+        #[arg(required = true)]
+        figures: Vec<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
-    if let Some(Role::Fleet { size }) = options.role {
-        runtime.block_on(fleet::serve(size));
-        return ExitCode::SUCCESS;
-    }
-    let report = runtime.block_on(measure::column(options.size, options.seconds));
-    print!("{}", report.table());
-    if let Some(path) = options.json {
-        let json = serde_json::to_string_pretty(&report).expect("figures are JSON");
-        if let Err(error) = fs::write(&path, json + "\n") {
-            eprintln!("scale: cannot write `{}`: {error}", path.display());
-            return ExitCode::FAILURE;
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scale: {error}");
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
+}
+
+fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    match options.role {
+        Some(Role::Fleet { size }) => runtime.block_on(fleet::serve(size)),
+        Some(Role::Draw { picture, figures }) => {
+            let reports: Result<Vec<_>, Box<dyn Error>> =
+                figures.iter().map(|path| read(path)).collect();
+            let drawn = chart::draw(&picture, reports?);
+            drawn.map_err(|error| error.to_string())?;
+        }
+        None => {
+            let report = runtime.block_on(measure::column(options.size, options.seconds));
+            print!("{}", report.table());
+            if let Some(path) = options.json {
+                let json = serde_json::to_string_pretty(&report)? + "\n";
+                fs::write(&path, json)
+                    .map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Report, Box<dyn Error>> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
+    let report = serde_json::from_str(&text);
+    Ok(report.map_err(|error| format!("`{}`: {error}", path.display()))?)
 }
