@@ -320,6 +320,11 @@ impl Scheduler {
                 lines.extend(more);
                 ScheduleError::Unsatisfiable(lines)
             }
+            // What a filter says of all nodes, it has only said of those that were left to it.
+            ScheduleError::Denied(words) if !lines.is_empty() => {
+                lines.push(format!("[{words}]"));
+                ScheduleError::Unsatisfiable(lines)
+            }
             other => other,
         })
     }

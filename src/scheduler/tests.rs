@@ -83,6 +83,27 @@ impl Filter for ByName {
     }
 }
 
+/// Says no in its own words.
+struct Denying;
+
+impl Filter for Denying {
+    fn name(&self) -> &str {
+        "denying"
+    }
+    fn expressions(&self) -> &[Kind] {
+        &[]
+    }
+    fn prepare(&mut self, _: &Call<'_>, _: &Request) -> Result<Applies, PolicyError> {
+        Ok(Applies::Yes)
+    }
+    fn filter(&mut self, _: &Call<'_>, _: &NodeSet) -> Result<NodeSet, PolicyError> {
+        Err(PolicyError::Denied("all are ill".to_owned()))
+    }
+    fn explain(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
 /// Fails whenever it is asked.
 struct Broken;
 
@@ -326,7 +347,12 @@ fn a_filter_that_fails_refuses_the_request() {
 
 /// Nodes for a container with a volume `data` of node `b`, and one `files` that `a` shows and `c`
 /// could, by its driver.
-fn place_with_volume(
+fn place_with_volume(volume: (&str, &str, bool), constraints: &[&str]) -> Result<String, String> {
+    place_with_volume_by(Box::new(ByName::default()), volume, constraints)
+}
+
+fn place_with_volume_by(
+    filter: Box<dyn Filter>,
     (name, driver, is_pinned): (&str, &str, bool),
     constraints: &[&str],
 ) -> Result<String, String> {
@@ -355,8 +381,7 @@ fn place_with_volume(
         driver: driver.to_owned(),
         is_pinned,
     });
-    let filters: Vec<Box<dyn Filter>> = vec![Box::new(ByName::default())];
-    Scheduler::new(filters, Box::new(InOrder))
+    Scheduler::new(vec![filter], Box::new(InOrder))
         .schedule(&request, &call, 10)
         .map(|ranking| {
             let names = ranking.iter().map(|one| nodes.node(one.slot).unwrap());
@@ -390,6 +415,17 @@ fn a_container_goes_where_its_volumes_and_their_drivers_are() {
             "{volume:?} {constraints:?}"
         );
     }
+}
+
+#[test]
+fn a_filter_speaks_of_those_nodes_that_were_left_to_it() {
+    let deny = |volume| place_with_volume_by(Box::new(Denying), volume, &[]).unwrap_err();
+    assert_eq!(deny(("new", "", true)), "all are ill");
+    assert_eq!(
+        deny(("new", "nfs", true)),
+        "Unable to find a node that satisfies the following conditions \n\
+         [volume driver nfs]\n[all are ill]"
+    );
 }
 
 #[test]
