@@ -204,7 +204,9 @@ impl Monitor {
                 Ok(inspect) => match Container::parse(&entry, &inspect, cpus, shares) {
                     Ok(container) if container.id == id => {
                         if self.options.keeps_documents {
-                            self.documents.push((id, inspect));
+                            // Not a part of the buffer it was read into, which is larger and would stay.
+                            self.documents
+                                .push((id, bytes::Bytes::copy_from_slice(&inspect)));
                         }
                         containers.push(Arc::new(container));
                         continue;
