@@ -235,7 +235,10 @@ impl Desk {
             .filter(|failing| !failing.is_planned || failing.since.elapsed() < VANISHED);
         let silent = silent.count();
         let vanished = vanished.count() + silent;
-        let all = snapshot.validated().len() + silent;
+        let validated = snapshot
+            .nodes()
+            .filter(|node| node.inventory.is_validated());
+        let all = validated.count() + silent;
         let limit = f64::from(self.options.max_failed_percent);
         let percent = |count: f64| count * 100.0 / all.max(1) as f64;
         let sentence = |vanished: f64| {
