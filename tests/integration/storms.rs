@@ -52,16 +52,8 @@ impl Storm {
     }
 
     async fn await_healthy(&self) {
-        let mut client = self.client().await;
         let engines = self.fleet.engines().len();
-        eventually("all engines are healthy", async || {
-            let (_, info) = client.call(Method::GET, "/info", "").await;
-            String::from_utf8_lossy(&info)
-                .matches("\"Healthy\"")
-                .count()
-                == engines
-        })
-        .await;
+        self.daemon.await_healthy(engines, PATIENCE).await;
     }
 
     /// The containers that the daemon lists as running.

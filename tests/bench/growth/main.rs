@@ -11,10 +11,9 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::Method;
@@ -76,7 +75,7 @@ async fn measure(engines: usize) -> [u64; 2] {
         pid: daemon.pid(),
         output,
     };
-    await_healthy(daemon.addr(), engines).await;
+    daemon.await_healthy(engines, PATIENCE).await;
     let mut client = Client::connect(daemon.addr()).await;
     // What is done for the first time only does not count.
     create(&mut client, "first").await;
@@ -104,21 +103,6 @@ async fn list(client: &mut Client) {
     let path = "/v1.41/containers/json?all=1";
     let (status, _) = client.call(Method::GET, path, "").await;
     assert_eq!(status, 200);
-}
-
-async fn await_healthy(addr: SocketAddr, engines: usize) {
-    let until = Instant::now() + PATIENCE;
-    let mut client = Client::connect(addr).await;
-    loop {
-        let (_, answer) = client.call(Method::GET, "/v1.41/info", "").await;
-        let text = String::from_utf8_lossy(&answer);
-        let healthy = text.matches("\"Healthy\"").count();
-        if healthy >= engines {
-            return;
-        }
-        assert!(Instant::now() < until, "{healthy} of {engines} are healthy");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
 }
 
 /// Counts the instructions of a process that runs under callgrind.

@@ -70,7 +70,7 @@ pub async fn column(size: Size, seconds: u64) -> Report {
     let begin = Instant::now();
     let daemon = Daemon::start(env!("CARGO_BIN_EXE_skep"), &["--store", &store, &nodes]);
     let (addr, pid) = (daemon.addr(), daemon.pid());
-    await_healthy(addr, size.engines).await;
+    daemon.await_healthy(size.engines, PATIENCE).await;
     let healthy_seconds = begin.elapsed().as_secs_f64();
 
     tokio::time::sleep(SETTLING).await;
@@ -132,25 +132,6 @@ fn first_engine(pattern: &str) -> SocketAddr {
         text.remove(open);
     }
     text.parse().expect("an address")
-}
-
-/// Asks what the daemon knows of its nodes until all are healthy; asks large fleets less often, as
-/// each answer tells of every node.
-async fn await_healthy(addr: SocketAddr, engines: usize) {
-    let pause = Duration::from_micros(20 * engines as u64).max(Duration::from_millis(10));
-    let mut client = Client::connect(addr).await;
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let (status, answer) = client.call(Method::GET, "/v1.41/info", "").await;
-        assert_eq!(status, 200);
-        let text = String::from_utf8_lossy(&answer);
-        let healthy = text.matches("\"Healthy\"").count();
-        if healthy >= engines {
-            return;
-        }
-        assert!(Instant::now() < until, "{healthy} of {engines} are healthy");
-        tokio::time::sleep(pause).await;
-    }
 }
 
 /// Full IDs of all containers.

@@ -5,8 +5,12 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     process::{Child, Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use http::Method;
+
+use crate::client::Client;
 
 /// A daemon that listens on a free port; killed when dropped.
 pub struct Daemon {
@@ -96,6 +100,29 @@ impl Daemon {
             .wait_timeout_while(lines, patience, |lines| !has(lines))
             .unwrap_or_else(PoisonError::into_inner);
         assert!(has(&lines), "`{text}` is not in the log: {lines:#?}");
+    }
+
+    /// Asks what the daemon knows of its nodes until so many are healthy; asks large fleets less
+    /// often, as each answer tells of every node.
+    ///
+    /// # Panics
+    ///
+    /// They are not within `patience`.
+    pub async fn await_healthy(&self, engines: usize, patience: Duration) {
+        let pause = Duration::from_micros(20 * engines as u64).max(Duration::from_millis(10));
+        let mut client = Client::connect(self.addr).await;
+        let until = Instant::now() + patience;
+        loop {
+            let (status, answer) = client.call(Method::GET, "/v1.41/info", "").await;
+            assert_eq!(status, 200);
+            let text = String::from_utf8_lossy(&answer);
+            let healthy = text.matches("\"Healthy\"").count();
+            if healthy >= engines {
+                return;
+            }
+            assert!(Instant::now() < until, "{healthy} of {engines} are healthy");
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Sends a signal, `HUP`.
