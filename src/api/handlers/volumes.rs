@@ -1,6 +1,6 @@
 //! Volumes of all nodes as one list.
 
-use std::collections::BTreeSet;
+use std::{cell::LazyCell, collections::BTreeSet};
 
 use http::Request;
 use hyper::body::Incoming;
@@ -31,11 +31,14 @@ pub fn list(context: &Context, query: &Query) -> Answer {
     let dangling = filters.boolean("dangling")?;
     let for_compose = compose::asks(&filters);
     let mut shared = BTreeSet::new();
-    let used: BTreeSet<&str> = snapshot
-        .nodes()
-        .flat_map(|node| node.inventory.containers.values())
-        .flat_map(|container| container.mounts.iter().map(|mount| mount.name.as_str()))
-        .collect();
+    // A look at every container, which only that filter and a shared volume need.
+    let used = LazyCell::new(|| -> BTreeSet<&str> {
+        let nodes = snapshot.nodes();
+        nodes
+            .flat_map(|node| node.inventory.containers.values())
+            .flat_map(|container| container.mounts.iter().map(|mount| mount.name.as_str()))
+            .collect()
+    });
     let mut entries: Vec<RawObject> = Vec::new();
     for node in snapshot.validated() {
         for volume in node.inventory.volumes.iter() {
