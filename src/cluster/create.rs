@@ -412,8 +412,7 @@ impl Cluster {
             if draft.has_new_volumes(&node) {
                 self.refresh(&addr, Refresh::Volumes).await;
             }
-            self.refresh(&addr, Refresh::Container(Arc::clone(&id)))
-                .await;
+            self.refresh(&addr, Refresh::Made(Arc::clone(&id))).await;
             if let Some(intention) = intention
                 && self.snapshot().container(&id).is_some()
             {

@@ -79,13 +79,17 @@ impl State {
             let mut events: Vec<Event> = Vec::new();
             let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
             let mut heard: Vec<Unheard> = Vec::new();
+            let is_same = |update: &Update| matches!(update, Update::Same { .. });
+            let is_new = !batch.iter().all(is_same);
             for mut update in batch.drain(..) {
                 if let Update::Changed { unheard, .. } = &mut update {
                     heard.extend(unheard.take());
                 }
                 self.apply(update, &mut events, &mut waiting).await;
             }
-            self.public.send_replace(Arc::new(self.snapshot.clone()));
+            if is_new {
+                self.public.send_replace(Arc::new(self.snapshot.clone()));
+            }
             drop(heard);
             for event in events {
                 self.feed.publish(event);
@@ -128,6 +132,10 @@ impl State {
                 }
                 self.placement.put(Arc::clone(&inventory)).await;
                 self.snapshot.put(Node { inventory, client });
+                events.extend(new);
+                waiting.extend(done);
+            }
+            Update::Same { events: new, done } => {
                 events.extend(new);
                 waiting.extend(done);
             }

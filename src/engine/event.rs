@@ -152,6 +152,11 @@ impl Event {
             .split_once(':')
             .map_or(self.action.as_str(), |(verb, _)| verb)
     }
+
+    /// Whether a container was made, which `actor_id` is.
+    pub fn tells_of_new_container(&self) -> bool {
+        self.kind == "container" && self.verb() == "create"
+    }
 }
 
 fn add_node(attributes: &mut BTreeMap<String, String>, node: &Inventory) {

@@ -11,7 +11,7 @@
 //! ```
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
@@ -120,6 +120,13 @@ pub enum Update {
         /// To be dropped once the inventory is public.
         unheard: Option<Unheard>,
     },
+    /// The engine's inventory is as it was told last.
+    Same {
+        /// To be handed out once that is public.
+        events: Vec<Event>,
+        /// Told when it is public.
+        done: Vec<oneshot::Sender<()>>,
+    },
     /// The engine left the cluster.
     Removed {
         /// Where it was.
@@ -134,6 +141,8 @@ pub enum Update {
 pub enum Refresh {
     /// One container, by full ID.
     Container(Arc<str>),
+    /// A container that was made just now, by full ID: that it was looked at since is enough.
+    Made(Arc<str>),
     /// All containers.
     Containers,
     /// All images.
@@ -254,6 +263,7 @@ impl Monitors {
             recalls: Recalls::new(self.inner.recall.clone(), Arc::clone(&recall)),
             heard_at: None,
             documents: Vec::new(),
+            made: Made::default(),
             commands: received,
             validations: Arc::clone(&self.inner.validations),
             stop: stop.clone(),
@@ -384,6 +394,31 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Containers that were looked at since they were made, by ID. Of each such container a monitor
+/// hears twice, from the engine and from whoever had it made, in any order: the second time there
+/// is nothing to look for.
+#[derive(Default)]
+struct Made(VecDeque<Arc<str>>);
+
+impl Made {
+    /// How many may be heard of for the first time before one is heard of again. Beyond that some
+    /// are looked at twice.
+    const CAPACITY: usize = 64;
+
+    fn looked_at(&mut self, id: &Arc<str>) {
+        if self.0.len() == Self::CAPACITY {
+            self.0.pop_front();
+        }
+        self.0.push_back(Arc::clone(id));
+    }
+
+    /// Whether it was looked at already; a third time is none.
+    fn is_second(&mut self, id: &str) -> bool {
+        let position = self.0.iter().position(|known| **known == *id);
+        position.is_some_and(|position| self.0.remove(position).is_some())
+    }
+}
+
 /// One engine's monitor; see the module.
 struct Monitor {
     options: Options,
@@ -400,6 +435,7 @@ struct Monitor {
     /// When the engine itself was heard last; `None` if it never was.
     heard_at: Option<SystemTime>,
     documents: Vec<(Arc<str>, Bytes)>,
+    made: Made,
     commands: mpsc::Receiver<Command>,
     validations: Arc<Semaphore>,
     stop: CancellationToken,
@@ -577,6 +613,10 @@ impl Monitor {
 
     async fn obey(&mut self, command: Command) -> Result<(), MonitorError> {
         match command {
+            Command::Refresh(Refresh::Made(id), done) if self.made.is_second(&id) => {
+                self.repeat(Vec::new(), vec![done]).await;
+                Ok(())
+            }
             Command::Refresh(what, done) => {
                 self.waiting.push(done);
                 self.refresh(&what).await?;
@@ -594,6 +634,11 @@ impl Monitor {
     async fn refresh(&mut self, what: &Refresh) -> Result<(), MonitorError> {
         match what {
             Refresh::Container(id) => self.list_one(&[Arc::clone(id)]).await,
+            Refresh::Made(id) => {
+                self.list_one(&[Arc::clone(id)]).await?;
+                self.made.looked_at(id);
+                Ok(())
+            }
             Refresh::Containers => self.list_containers().await,
             Refresh::Images => self.list_images().await,
             Refresh::Networks => self.list_networks().await,
@@ -616,10 +661,18 @@ impl Monitor {
     async fn handle_events(&mut self, lines: &[Vec<u8>]) -> Result<(), MonitorError> {
         let mut events = Vec::with_capacity(lines.len());
         let mut touched = listing::Touched::default();
+        let mut made = Vec::new();
         for line in lines {
             match Event::parse(line, &self.inventory) {
                 Ok(event) => {
-                    touched.add(&event);
+                    let is_known =
+                        event.tells_of_new_container() && self.made.is_second(&event.actor_id);
+                    if !is_known {
+                        touched.add(&event);
+                        if event.tells_of_new_container() {
+                            made.push(Arc::from(event.actor_id.as_str()));
+                        }
+                    }
                     // Events may come slightly out of order, and without a time.
                     if event.time_nano > 0 {
                         let next = Some(event.time_nano.saturating_add(1));
@@ -630,7 +683,14 @@ impl Monitor {
                 Err(error) => warn!(%error, "engine sent an event that is none"),
             }
         }
+        if touched.is_empty() {
+            self.repeat(events, Vec::new()).await;
+            return Ok(());
+        }
         let looked = self.look_at(touched).await;
+        if looked.is_ok() {
+            made.iter().for_each(|id| self.made.looked_at(id));
+        }
         // Events are handed out even if the look failed: they happened.
         self.publish(events).await;
         looked
@@ -724,6 +784,12 @@ impl Monitor {
         let _ = self.updates.send(update).await;
     }
 
+    /// Tells that nothing is new since the last publication.
+    async fn repeat(&mut self, events: Vec<Event>, done: Vec<oneshot::Sender<()>>) {
+        // At shutdown nobody listens any more.
+        let _ = self.updates.send(Update::Same { events, done }).await;
+    }
+
     fn node_event(&self, event: NodeEvent) -> Event {
         Event::of_node(event, &self.inventory, chrono::Utc::now())
     }
@@ -759,5 +825,30 @@ enum Wait {
 impl Wait {
     fn is_stopped(self) -> bool {
         self == Self::Stopped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_heard_of_a_second_time_once() {
+        let mut made = Made::default();
+        assert!(!made.is_second("a"));
+        made.looked_at(&"a".into());
+        assert!(!made.is_second("b"));
+        assert!(made.is_second("a"));
+        assert!(!made.is_second("a"));
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_when_too_many_were_made() {
+        let mut made = Made::default();
+        for number in 0..=Made::CAPACITY {
+            made.looked_at(&number.to_string().into());
+        }
+        assert!(!made.is_second("0"));
+        assert!(made.is_second("1"));
     }
 }

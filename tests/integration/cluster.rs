@@ -341,6 +341,25 @@ async fn a_list_does_not_inspect_what_did_not_change() {
 }
 
 #[tokio::test]
+async fn a_container_that_was_made_is_looked_at_once_for_its_event_and_its_create() {
+    let bench = Bench::start(1, 0).await;
+    let engine = bench.fleet.engine(0);
+    let asked = || {
+        let paths = ["GET /containers/json", "GET /containers/{id}/json"];
+        paths.map(|path| engine.requests(path))
+    };
+    let before = asked();
+    for round in 1..=5 {
+        let mut events = bench.cluster.subscribe().future;
+        let id = bench.create(&format!("web-{round}"), BODY).await.unwrap();
+        assert!(bench.cluster.snapshot().container(&id).is_some());
+        let told = async { while events.recv().await.unwrap().actor_id != id {} };
+        tokio::time::timeout(PATIENCE, told).await.unwrap();
+        assert_eq!(asked(), before.map(|count| count + round));
+    }
+}
+
+#[tokio::test]
 async fn an_engine_that_dies_is_unhealthy_and_keeps_its_containers_until_it_is_back() {
     let bench = Bench::start(2, 3).await;
     bench.fleet.engine(0).die();

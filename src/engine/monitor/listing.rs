@@ -52,6 +52,12 @@ impl Touched {
         }
     }
 
+    /// Whether nothing may have changed.
+    pub(super) fn is_empty(&self) -> bool {
+        let others = self.images || self.networks || self.volumes || self.specs;
+        self.containers.is_empty() && !others
+    }
+
     fn add_container(&mut self, id: &str) {
         if !id.is_empty() {
             self.containers.insert(Arc::from(id));
