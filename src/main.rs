@@ -12,6 +12,18 @@ use skep::config::log::LogFormat;
 use skep::signal::Shutdown;
 use skep::{app, telemetry};
 
+/// A daemon that serves creates and lists makes many short-lived allocations on all its threads,
+/// which this allocator does faster than the C library's, and gives memory back in between.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Read by the allocator when the process starts: memory that is free for half a second goes back
+/// to the system, by a thread of its own, whether or not anything else happens.
+#[expect(unsafe_code, reason = "the allocator looks for a symbol of this name")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static ALLOCATOR_OPTIONS: &[u8; 59] =
+    b"background_thread:true,dirty_decay_ms:500,muzzy_decay_ms:0\0";
+
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os(), &Environment::from_process()) {
         Ok(invocation) => invocation,

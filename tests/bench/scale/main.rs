@@ -39,7 +39,7 @@ struct Options {
     #[arg(default_value = "100x30")]
     size: Size,
     /// Seconds of each load, and of idling.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, global = true, default_value_t = 20)]
     seconds: u64,
     /// Where the figures go as JSON, besides the table.
     #[arg(long)]
@@ -56,6 +56,14 @@ enum Role {
     Fleet {
         /// Its size.
         size: Size,
+    },
+    /// Creates containers through a daemon that runs already, for profiles of it.
+    Create {
+        /// Where it listens.
+        addr: std::net::SocketAddr,
+        /// How many clients.
+        #[arg(default_value_t = 8)]
+        clients: usize,
     },
     /// Draws what was measured before.
     Draw {
@@ -81,6 +89,12 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
     match options.role {
         Some(Role::Fleet { size }) => runtime.block_on(fleet::serve(size)),
+        Some(Role::Create { addr, clients }) => {
+            let time = std::time::Duration::from_secs(options.seconds);
+            let prefix = format!("load-{}-", std::process::id());
+            let creates = runtime.block_on(load::creates(addr, clients, time, &prefix));
+            println!("{:.1} creates/s", creates.rate);
+        }
         Some(Role::Draw { picture, figures }) => {
             let reports: Result<Vec<_>, Box<dyn Error>> =
                 figures.iter().map(|path| read(path)).collect();
