@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use wasmtime::Store;
 
 use super::{
@@ -79,7 +79,7 @@ impl DiscoveryPlugin {
         let answer = match self.take().await {
             Ok(mut running) => {
                 let Instance { store, guest } = &mut running.instance;
-                let answer = timeout(wall, call(guest, store)).await;
+                let answer = self.template.within(wall, call(guest, store)).await;
                 let answer = self.template.conclude(store, wall, answer);
                 if answer.is_ok() {
                     self.running = Some(running);
@@ -107,7 +107,7 @@ impl DiscoveryPlugin {
         let max_wait_ms = u32::try_from(max_wait.as_millis()).unwrap_or(u32::MAX);
         let next = guest.call_next(&mut *store, cursor.as_deref(), max_wait_ms);
         let wall = max_wait.saturating_add(self.template.limits.grace);
-        let answer = timeout(wall, next).await;
+        let answer = self.template.within(wall, next).await;
         // The instance goes with an error: the next step must tell the whole membership.
         let batch = self.template.conclude(store, wall, answer);
         let batch = batch.map_err(Failure::text)?;

@@ -148,6 +148,7 @@ impl<G: Exports> Template<G> {
         store.set_hostcall_fuel(self.limits.output_bytes);
         store.epoch_deadline_trap();
         // Instantiation runs guest code too, so the clock must be armed before it.
+        let _running = self.runtime.run();
         store.set_epoch_deadline(self.runtime.ticks(self.limits.start));
         let started = (|| {
             let instance = self.pre.instantiate(&mut store)?;
@@ -202,6 +203,7 @@ impl<G> Instance<G> {
         let limit = self.limits.call;
         self.store.data_mut().inventory = call.map(|call| Arc::clone(call.inventory));
         let started = Instant::now();
+        let _running = self.runtime.run();
         self.store.set_epoch_deadline(self.runtime.ticks(limit));
         let answer = run(&self.exports, &mut self.store);
         let host = self.store.data_mut();
@@ -261,6 +263,7 @@ impl<G> Instance<G> {
             Missing::All(changes) => (changes, true),
         };
         let limit = self.limits.apply;
+        let _running = self.runtime.run();
         if from_nothing {
             self.store.set_epoch_deadline(self.runtime.ticks(limit));
             let expected = u32::try_from(nodes.len()).unwrap_or(u32::MAX);

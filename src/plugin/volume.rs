@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 use tracing::warn;
 use wasmtime::Store;
 
@@ -54,7 +54,9 @@ impl VolumePlugin {
         template.arm(&mut instance);
         let Instance { store, guest } = &mut instance;
         let limit = template.limits.start;
-        let answer = timeout(limit, guest.call_capabilities(&mut *store)).await;
+        let answer = template
+            .within(limit, guest.call_capabilities(&mut *store))
+            .await;
         let answer = answer.map(|answer| answer.map(Ok));
         let capability = template.conclude(store, limit, answer);
         let capability = capability.map_err(|failure| StartError::Broken(failure.text()))?;
@@ -85,7 +87,7 @@ impl VolumePlugin {
         };
         self.template.arm(&mut instance);
         let Instance { store, guest } = &mut instance;
-        let answer = timeout(WALL, call(guest, store)).await;
+        let answer = self.template.within(WALL, call(guest, store)).await;
         let answer = self.template.conclude(store, WALL, answer);
         match answer {
             Ok(answer) => {

@@ -89,7 +89,7 @@ impl<G: Exports> Template<G> {
             Ok((guest, configured))
         };
         let limit = self.limits.start;
-        let started: wasmtime::Result<_> = match timeout(limit, start).await {
+        let started: wasmtime::Result<_> = match self.within(limit, start).await {
             Ok(started) => started,
             Err(_) => return Err(StartError::Broken(format!("took longer than {limit:?}"))),
         };
@@ -100,6 +100,15 @@ impl<G: Exports> Template<G> {
         configured.map_err(|error| StartError::Settings(fault::clip(error_text(error))))?;
         store.data_mut().is_configured = true;
         Ok(Instance { store, guest })
+    }
+
+    /// Runs a guest for at most `limit`, waits of its own included.
+    pub(super) async fn within<F: Future>(
+        &self,
+        limit: Duration,
+        guest: F,
+    ) -> Result<F::Output, Elapsed> {
+        timeout(limit, self.runtime.while_polled(guest)).await
     }
 
     /// Gives an instance the time for one call.
