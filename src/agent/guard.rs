@@ -361,7 +361,8 @@ async fn running(engine: &Client) -> Result<Vec<Running>, String> {
     let listed: Vec<Listed> = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
     let is_fenced = |container: &Listed| {
         let labels = container.labels.as_ref();
-        let policy = labels.map(Directives::policy_of).unwrap_or_default();
+        let label = labels.and_then(|labels| labels.get(Kind::Reschedule.label()));
+        let policy = Directives::policy_of(label.map(String::as_str));
         matches!(policy, ReschedulePolicy::OnNodeFailure(moves) if moves.is_fenced)
     };
     let fenced = listed.into_iter().filter(is_fenced);

@@ -12,7 +12,6 @@ use crate::{
     engine::{
         inventory::{
             Container, Inventory,
-            container::parse_time,
             entry::{Part, Piece},
         },
         raw::RawObject,
@@ -109,10 +108,10 @@ pub fn state(container: &Container) -> &'static str {
     if state.dead {
         return "dead";
     }
-    if state.status == "removing" {
+    if *state.status == *"removing" {
         return "removing";
     }
-    if is_never(&state.started_at) {
+    if state.started_at.is_none() {
         return "created";
     }
     "exited"
@@ -127,19 +126,20 @@ pub fn status(container: &Container, node: &Inventory, now: DateTime<Utc>) -> St
         .specs
         .as_ref()
         .map_or(chrono::TimeDelta::zero(), |specs| specs.clock_delta());
-    let since =
-        |time: &str| parse_time(time).map_or(chrono::TimeDelta::zero(), |t| now - (t + delta));
+    let since = |time: Option<DateTime<Utc>>| {
+        time.map_or(chrono::TimeDelta::zero(), |time| now - (time + delta))
+    };
     let inner = &container.state;
     match state(container) {
-        "paused" => format!("Up {} (Paused)", words(since(&inner.started_at))),
+        "paused" => format!("Up {} (Paused)", words(since(inner.started_at))),
         "restarting" => format!(
             "Restarting ({}) {} ago",
             inner.exit_code,
-            words(since(&inner.finished_at))
+            words(since(inner.finished_at))
         ),
         "running" => {
-            let up = words(since(&inner.started_at));
-            match inner.health.as_ref().map(|health| health.status.as_str()) {
+            let up = words(since(inner.started_at));
+            match inner.health.as_ref().map(|health| &*health.status) {
                 None | Some("" | "none") => format!("Up {up}"),
                 Some("starting") => format!("Up {up} (health: starting)"),
                 Some(health) => format!("Up {up} ({health})"),
@@ -148,18 +148,13 @@ pub fn status(container: &Container, node: &Inventory, now: DateTime<Utc>) -> St
         "removing" => "Removal In Progress".to_owned(),
         "dead" => "Dead".to_owned(),
         "created" => "Created".to_owned(),
-        _ if is_never(&inner.finished_at) => String::new(),
+        _ if inner.finished_at.is_none() => String::new(),
         _ => format!(
             "Exited ({}) {} ago",
             inner.exit_code,
-            words(since(&inner.finished_at))
+            words(since(inner.finished_at))
         ),
     }
-}
-
-/// Whether an engine's timestamp stands for "not yet".
-fn is_never(time: &str) -> bool {
-    time.is_empty() || time.starts_with("0001-")
 }
 
 /// One host binding of an inspect document.
@@ -182,6 +177,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::engine::inventory::container::parse_moment;
     use crate::engine::{
         health::Status,
         inventory::{Specs, container::State, entry::ListEntry},
@@ -200,10 +196,10 @@ mod tests {
 
     fn check(change: impl FnOnce(&mut State), expected: (&str, &str)) {
         let mut container = Container::default();
-        container.state.started_at = "2026-11-22T10:00:00Z".to_owned();
-        container.state.finished_at = "2026-11-22T11:00:00Z".to_owned();
+        container.state.started_at = parse_moment("2026-11-22T10:00:00Z");
+        container.state.finished_at = parse_moment("2026-11-22T11:00:00Z");
         change(&mut container.state);
-        let now = parse_time("2026-11-22T12:00:00Z").unwrap();
+        let now = parse_moment("2026-11-22T12:00:00Z").unwrap();
         assert_eq!(
             (state(&container), status(&container, &node(), now).as_str()),
             expected
@@ -225,14 +221,14 @@ mod tests {
             ("exited", "Exited (137) About an hour ago"),
         );
         check(
-            |s| s.started_at = "0001-01-01T00:00:00Z".to_owned(),
+            |s| s.started_at = parse_moment("0001-01-01T00:00:00Z"),
             ("created", "Created"),
         );
         check(
             |s| {
                 s.running = true;
                 s.health = Some(crate::engine::inventory::container::HealthCheck {
-                    status: "starting".to_owned(),
+                    status: "starting".into(),
                 });
             },
             ("running", "Up 2 hours (health: starting)"),
@@ -242,7 +238,7 @@ mod tests {
     fn shown(entry: &str, node: &Inventory, more: Option<&RawObject>) -> String {
         let entry = RawObject::parse(entry.as_bytes()).unwrap();
         let container = Container {
-            names: vec!["web".to_owned()],
+            names: vec!["web".into()],
             entry: ListEntry::new(&entry).unwrap(),
             ..Container::default()
         };

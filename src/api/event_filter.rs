@@ -99,7 +99,9 @@ impl EventFilter {
                 own.iter()
                     .any(|own| *own == value || split_reference(own).0 == value)
             })
-            && self.filters.labels("label", &event.attributes)
+            && self
+                .filters
+                .labels("label", |key| event.attributes.get(key).map(String::as_str))
             && self.filters.any("scope", |value| event.scope == value)
             && self.filters.any("node", |value| {
                 attribute("node.name") == value || attribute("node.id") == value

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     engine::inventory::{self, Container, Image, container::Mount, resources::split_reference},
-    model::{directive::ID_LABEL, pattern::Pattern, port::is_unspecified},
+    model::{directive::ID_LABEL, pattern::Pattern, port::is_unspecified, shared::shared},
     scheduler::{Inventory, bounds::VolumeHolder, node_set::NodeSet},
 };
 
@@ -29,12 +29,12 @@ type Slots = Vec<u32>;
 pub struct Index {
     ids: BTreeMap<Arc<str>, Slots>,
     swarm_ids: BTreeMap<Arc<str>, Slots>,
-    names: HashMap<String, Slots>,
-    first_names: HashMap<String, Slots>,
-    labels: HashMap<String, Label>,
-    images: HashMap<String, Counts>,
+    names: HashMap<Arc<str>, Slots>,
+    first_names: HashMap<Arc<str>, Slots>,
+    labels: HashMap<Arc<str>, Label>,
+    images: HashMap<Arc<str>, Counts>,
     ports: HashMap<(u16, String), Vec<(u32, String)>>,
-    host_mode_ports: HashMap<String, Counts>,
+    host_mode_ports: HashMap<Arc<str>, Counts>,
     containers: Counts,
     volumes: Volumes,
 }
@@ -42,7 +42,7 @@ pub struct Index {
 /// One label key: its values, and how many containers of each node have it.
 #[derive(Clone, Debug, Default)]
 struct Label {
-    values: HashMap<String, Counts>,
+    values: HashMap<Arc<str>, Counts>,
     present: Counts,
 }
 
@@ -68,16 +68,16 @@ impl Index {
             self.swarm_ids.entry(Arc::clone(id)).or_default().push(slot);
         }
         for name in &container.names {
-            self.names.entry(name.clone()).or_default().push(slot);
+            self.names.entry(Arc::clone(name)).or_default().push(slot);
         }
-        if !container.name().is_empty() {
+        if let Some(name) = container.names.first() {
             self.first_names
-                .entry(container.name().to_owned())
+                .entry(Arc::clone(name))
                 .or_default()
                 .push(slot);
         }
         for (key, value) in indexed_labels(container) {
-            let label = self.labels.entry(key.clone()).or_default();
+            let label = self.labels.entry(Arc::clone(key)).or_default();
             *label.present.entry(slot).or_default() += 1;
             increment(&mut label.values, value, slot);
         }
@@ -90,7 +90,7 @@ impl Index {
                     .push((slot, binding.host_ip.clone()));
             }
         }
-        if container.network_mode == "host" {
+        if *container.network_mode == *"host" {
             for port in &container.exposed_ports {
                 increment(&mut self.host_mode_ports, port, slot);
             }
@@ -134,7 +134,7 @@ impl Index {
                 }
             }
         }
-        if container.network_mode == "host" {
+        if *container.network_mode == *"host" {
             for port in &container.exposed_ports {
                 decrement(&mut self.host_mode_ports, port, slot);
             }
@@ -167,7 +167,7 @@ impl Index {
     /// Adds an image of a node.
     fn add_image(&mut self, slot: u32, image: &Image) {
         for text in image_texts(image) {
-            increment(&mut self.images, text, slot);
+            increment(&mut self.images, &shared(text), slot);
         }
     }
 
@@ -218,7 +218,7 @@ impl Inventory for Index {
         let mut found = NodeSet::default();
         if let Pattern::Exact(text) = pattern {
             insert_all(&mut found, self.ids.get(text.as_str()));
-            insert_all(&mut found, self.first_names.get(text));
+            insert_all(&mut found, self.first_names.get(text.as_str()));
             return found;
         }
         for (id, slots) in &self.ids {
@@ -247,7 +247,7 @@ impl Inventory for Index {
         let label = self.labels.get(key);
         if let Some(label) = label {
             match pattern {
-                Pattern::Exact(text) => insert_counts(&mut found, label.values.get(text)),
+                Pattern::Exact(text) => insert_counts(&mut found, label.values.get(text.as_str())),
                 _ => {
                     for (value, counts) in &label.values {
                         if pattern.matches(value) {
@@ -271,7 +271,7 @@ impl Inventory for Index {
     fn nodes_with_image(&self, pattern: &Pattern) -> NodeSet {
         let mut found = NodeSet::default();
         if let Pattern::Exact(text) = pattern {
-            insert_counts(&mut found, self.images.get(text));
+            insert_counts(&mut found, self.images.get(text.as_str()));
             return found;
         }
         for (text, counts) in &self.images {
@@ -327,15 +327,18 @@ impl Inventory for Index {
 /// has yet, and those of the engine's own driver, which a node that is down may not have told.
 fn claims(container: &Container) -> impl Iterator<Item = &Mount> {
     container.mounts.iter().filter(|mount| {
-        let is_volume = mount.kind == "volume" && !mount.name.is_empty();
-        is_volume && (container.id.is_empty() || mount.driver == "local")
+        let is_volume = *mount.kind == *"volume" && !mount.name.is_empty();
+        is_volume && (container.id.is_empty() || *mount.driver == *"local")
     })
 }
 
 /// Every label but the cluster-wide ID, which has an index of its own and would make this one as
 /// large as the fleet.
-fn indexed_labels(container: &Container) -> impl Iterator<Item = (&String, &String)> {
-    container.labels.iter().filter(|(key, _)| *key != ID_LABEL)
+fn indexed_labels(container: &Container) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+    container
+        .labels
+        .iter()
+        .filter(|(key, _)| ***key != *ID_LABEL)
 }
 
 /// What an affinity may call an image: its ID, each tag, each tag's repository, each digest.
@@ -359,16 +362,16 @@ fn insert_counts(set: &mut NodeSet, counts: Option<&Counts>) {
     }
 }
 
-fn increment(map: &mut HashMap<String, Counts>, key: &str, slot: u32) {
+fn increment(map: &mut HashMap<Arc<str>, Counts>, key: &Arc<str>, slot: u32) {
     match map.get_mut(key) {
         Some(counts) => *counts.entry(slot).or_default() += 1,
         None => {
-            map.insert(key.to_owned(), HashMap::from([(slot, 1)]));
+            map.insert(Arc::clone(key), HashMap::from([(slot, 1)]));
         }
     }
 }
 
-fn decrement(map: &mut HashMap<String, Counts>, key: &str, slot: u32) {
+fn decrement(map: &mut HashMap<Arc<str>, Counts>, key: &str, slot: u32) {
     if let Some(counts) = map.get_mut(key) {
         decrement_count(counts, slot);
         if counts.is_empty() {
@@ -386,7 +389,7 @@ fn decrement_count(counts: &mut Counts, slot: u32) {
     }
 }
 
-fn take(map: &mut HashMap<String, Slots>, key: &str, slot: u32) {
+fn take(map: &mut HashMap<Arc<str>, Slots>, key: &str, slot: u32) {
     if let Some(slots) = map.get_mut(key) {
         take_one(slots, slot);
         if slots.is_empty() {
@@ -439,9 +442,9 @@ mod tests {
     #[test]
     fn what_is_removed_leaves_nothing_behind() {
         let mut full = container("abc", &["web", "db/web"], "swarm");
-        full.labels.insert("a".to_owned(), "b".to_owned());
-        full.network_mode = "host".to_owned();
-        full.exposed_ports.push("80/tcp".to_owned());
+        full.labels.insert("a", "b");
+        full.network_mode = "host".into();
+        full.exposed_ports.push("80/tcp".into());
         full.bindings = publishing("", 80, "tcp").bindings;
         let image = Image::parse(
             RawObject::parse(br#"{"Id":"sha256:1","RepoTags":["a:1","a:2"]}"#).unwrap(),
@@ -482,9 +485,7 @@ mod tests {
     fn a_container_without_the_label_has_the_empty_value() {
         let mut index = Index::default();
         let mut labelled = container("a", &[], "");
-        labelled
-            .labels
-            .insert("tier".to_owned(), "front".to_owned());
+        labelled.labels.insert("tier", "front");
         index.add(0, &labelled);
         index.add(1, &labelled);
         index.add(1, &container("b", &[], ""));

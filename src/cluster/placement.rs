@@ -288,18 +288,20 @@ impl Drop for NameReservation {
 
 /// How the container that `request` asks for will look to other placements.
 pub fn expected(request: &Request) -> Container {
+    let labels = request.labels.iter();
+    let exposed = request.exposed_ports.iter();
     Container {
         names: match request.name.is_empty() {
             true => Vec::new(),
-            false => vec![request.name.clone()],
+            false => vec![Arc::from(request.name.as_str())],
         },
         swarm_id: Some(Arc::from(request.id.as_str())),
-        image: request.image.clone(),
-        labels: request.labels.iter().cloned().collect(),
+        image: request.image.as_str().into(),
+        labels: labels.map(|(key, value)| (&**key, &**value)).collect(),
         reserved: request.need,
-        network_mode: request.network_mode.clone(),
+        network_mode: request.network_mode.as_str().into(),
         bindings: request.bindings.clone(),
-        exposed_ports: request.exposed_ports.clone(),
+        exposed_ports: exposed.map(|port| Arc::from(port.as_str())).collect(),
         mounts: claims(&request.volumes),
         ..Container::default()
     }

@@ -302,7 +302,7 @@ impl Snapshot {
             add(&mut self.by_swarm_id, swarm_id, place.clone());
         }
         for name in &container.names {
-            add(&mut self.by_name, &Arc::from(name.as_str()), place.clone());
+            add(&mut self.by_name, name, place.clone());
         }
     }
 
@@ -447,9 +447,9 @@ pub(crate) mod tests {
     pub(crate) fn container(id: &str, names: &[&str], swarm_id: &str) -> Container {
         Container {
             id: Arc::from(id),
-            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            names: names.iter().map(|name| Arc::from(*name)).collect(),
             swarm_id: (!swarm_id.is_empty()).then(|| Arc::from(swarm_id)),
-            image: "busybox".to_owned(),
+            image: "busybox".into(),
             ..Container::default()
         }
     }

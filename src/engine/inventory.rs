@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
-    engine::{health::Status, raw::RawObject},
-    model::{address::EngineAddr, resource::Amount},
+    engine::{
+        health::Status,
+        raw::{RawObject, SharedPairs},
+    },
+    model::{address::EngineAddr, pairs::Pairs, resource::Amount},
 };
 
 pub mod container;
@@ -217,6 +220,7 @@ fn text(object: &RawObject, name: &str) -> String {
 }
 
 /// An object's labels; none if they are absent or odd.
-fn labels(object: &RawObject) -> BTreeMap<String, String> {
-    object.parsed("Labels").ok().flatten().unwrap_or_default()
+fn labels(object: &RawObject) -> Pairs {
+    let labels: Option<SharedPairs> = object.parsed("Labels").ok().flatten();
+    labels.unwrap_or_default().0
 }

@@ -4,7 +4,7 @@
 //! kept as the ordered list of its members with their values unparsed, and only those that a merge
 //! or a decision needs are looked at or replaced.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -12,6 +12,8 @@ use serde::{
     ser::SerializeMap,
 };
 use serde_json::value::RawValue;
+
+use crate::model::{pairs::Pairs, shared::shared};
 
 /// A JSON object with unparsed members, in their order.
 #[derive(Clone, Debug, Default)]
@@ -186,6 +188,89 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Reads a text that many objects have, see [`shared`]; `null` is empty. For `deserialize_with`.
+///
+/// # Errors
+///
+/// The value is neither `null` nor a text.
+pub fn shared_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    Ok(Option::<Shared>::deserialize(deserializer)?
+        .unwrap_or_default()
+        .0)
+}
+
+/// Reads an object whose values are such texts; `null` is empty. For `deserialize_with`.
+///
+/// # Errors
+///
+/// The value is neither `null` nor an object with texts.
+pub fn shared_pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pairs, D::Error> {
+    Ok(Option::<SharedPairs>::deserialize(deserializer)?
+        .unwrap_or_default()
+        .0)
+}
+
+/// A text as [`shared`] gives it.
+#[derive(Default)]
+struct Shared(Arc<str>);
+
+/// A text as [`Pairs::value`] gives it.
+struct SharedValue(Arc<str>);
+
+/// Hands a text to a function without making a copy of it first.
+struct TextVisitor(fn(&str) -> Arc<str>);
+
+impl Visitor<'_> for TextVisitor {
+    type Value = Arc<str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Arc<str>, E> {
+        Ok((self.0)(text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Shared {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor(shared)).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let visitor = TextVisitor(Pairs::value);
+        deserializer.deserialize_str(visitor).map(Self)
+    }
+}
+
+/// [`Pairs`] as JSON has them.
+#[derive(Default)]
+pub struct SharedPairs(pub Pairs);
+
+impl<'de> Deserialize<'de> for SharedPairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = SharedPairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SharedPairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((Shared(key), SharedValue(value))) = map.next_entry()? {
+                    pairs.push((key, value));
+                }
+                Ok(SharedPairs(pairs.into_iter().collect()))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 #[cfg(test)]

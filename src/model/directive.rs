@@ -175,10 +175,10 @@ impl Directives {
         }
     }
 
-    /// The reschedule policy that a container's labels carry; `Off` if they make no sense.
-    pub fn policy_of(labels: &BTreeMap<String, String>) -> ReschedulePolicy {
-        let texts = labels.get(Kind::Reschedule.label());
-        let texts: Option<Vec<String>> = texts.and_then(|json| serde_json::from_str(json).ok());
+    /// The reschedule policy that a container's label of [`Kind::Reschedule`] tells; `Off` if it has
+    /// none, or one that makes no sense.
+    pub fn policy_of(label: Option<&str>) -> ReschedulePolicy {
+        let texts: Option<Vec<String>> = label.and_then(|json| serde_json::from_str(json).ok());
         match texts.as_deref() {
             Some([one]) => parse_policy(one).unwrap_or_default(),
             _ => ReschedulePolicy::Off,
@@ -298,13 +298,12 @@ mod tests {
         ] {
             assert_eq!(parse_policy(text), expected, "{text}");
             let json = serde_json::to_string(&[text]).unwrap();
-            let labels = BTreeMap::from([(Kind::Reschedule.label().to_owned(), json)]);
-            let read = Directives::policy_of(&labels);
+            let read = Directives::policy_of(Some(&json));
             assert_eq!(read, expected.unwrap_or_default(), "{text}");
         }
-        let bare = "on-node-failure".to_owned();
-        let labels = BTreeMap::from([(Kind::Reschedule.label().to_owned(), bare)]);
-        assert_eq!(Directives::policy_of(&labels), ReschedulePolicy::Off);
+        let read = Directives::policy_of(Some("on-node-failure"));
+        assert_eq!(read, ReschedulePolicy::Off);
+        assert_eq!(Directives::policy_of(None), ReschedulePolicy::Off);
     }
 
     #[test]

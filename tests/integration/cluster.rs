@@ -310,21 +310,12 @@ async fn a_missed_event_is_repaired_by_the_next_list() {
     let id = bench.create("web", BODY).await.unwrap();
     let engine = bench.fleet.engine(0);
     assert!(engine.mutate_silently(&id, Phase::Running));
-    assert_eq!(
-        bench
-            .cluster
-            .snapshot()
-            .container("web")
-            .unwrap()
-            .container
-            .state
-            .status,
-        "created"
-    );
+    let found = bench.cluster.snapshot().container("web").unwrap();
+    assert_eq!(&*found.container.state.status, "created");
     let addr = engine.addr().to_string().parse().unwrap();
     bench.cluster.refresh(&addr, Refresh::Containers).await;
     let found = bench.cluster.snapshot().container("web").unwrap();
-    assert_eq!(found.container.state.status, "running");
+    assert_eq!(&*found.container.state.status, "running");
     assert!(engine.remove_silently(&id));
     bench.cluster.refresh(&addr, Refresh::Containers).await;
     assert!(bench.cluster.snapshot().container("web").is_none());

@@ -496,7 +496,10 @@ async fn what_an_agent_stopped_is_started_once_and_only_as_it_left_it() {
             have_ended.clone().all(|name| !state(name).running) && state("once").paused
         })
         .await;
-    let ended_at = |name: &str| Some(find(&bench, name).container.state.finished_at.clone());
+    let ended_at = |name: &str| {
+        let state = find(&bench, name).container.state.clone();
+        state.finished_at.map(|moment| moment.to_rfc3339())
+    };
     bench
         .cluster
         .note_wish(&addr, &ids[2].as_str().into(), false);

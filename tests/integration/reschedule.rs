@@ -145,7 +145,7 @@ async fn what_ran_on_a_node_that_failed_runs_on_another() {
     let new = until_moved(&bench, "web", &old, true).await;
     let after = find(&bench, "web").container;
     assert_eq!(after.swarm_id, before.swarm_id);
-    assert_eq!(after.labels["tier"], "front");
+    assert_eq!(after.labels.get("tier"), Some("front"));
     assert_eq!((before.fence(), after.fence()), (0, 1));
     assert_eq!(engine_of(&bench, "stays").addr(), old.addr());
     let swarm_id = before.swarm_id.clone().unwrap();
@@ -346,7 +346,7 @@ async fn containers_that_need_each_other_move_together_in_order() {
         until_moved(&bench, name, &old, true).await;
     }
     let Found { node, container } = find(&bench, "app");
-    assert_eq!(container.network_mode, "container:net");
+    assert_eq!(&*container.network_mode, "container:net");
     let made: Vec<String> = node
         .inventory
         .containers

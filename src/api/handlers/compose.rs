@@ -19,7 +19,7 @@ use std::{
 use crate::{
     api::list_filters::ListFilters,
     cluster::snapshot::{Node, Snapshot},
-    model::address::EngineAddr,
+    model::{address::EngineAddr, pairs::Pairs},
 };
 
 /// The label that Compose puts on all it makes.
@@ -68,8 +68,7 @@ type Ties = (bool, bool, bool, bool);
 /// How strongly a node is tied to a project: by its networks, else by its containers, else by its
 /// volumes, else by its images.
 fn ties(node: &Node, project: &str) -> Ties {
-    let belongs =
-        |labels: &BTreeMap<String, String>| labels.get(LABEL).is_some_and(|p| p == project);
+    let belongs = |labels: &Pairs| labels.get(LABEL) == Some(project);
     let held = &node.inventory;
     (
         held.networks

@@ -88,7 +88,7 @@ pub fn list(context: &Context, version: Option<&str>, query: &Query) -> Answer {
                 && before.is_none_or(|before| image.created < before)
                 && since.is_none_or(|since| image.created > since)
                 && until.is_none_or(|nanos| image.created < nanos.div_euclid(1_000_000_000))
-                && filters.labels("label", &image.labels)
+                && filters.labels("label", |key| image.labels.get(key))
                 && (references.is_empty() || names(image).any(|name| is_wanted(name)))
             {
                 merged

@@ -243,7 +243,7 @@ impl Selection {
                 container.id.starts_with(value) || matches_name(value, &container.id)
             })
             && filters.any("name", |value| is_named(container, value))
-            && filters.labels("label", &container.labels)
+            && filters.labels("label", |key| container.labels.get(key))
             && filters.any("status", |value| entries::state(container) == value)
             && filters.any("node", |value| matches_name(value, node.inventory.name()))
             && filters.any("health", |value| health(container) == value)
@@ -254,18 +254,18 @@ impl Selection {
             })
             && filters.any("volume", |value| {
                 container.mounts.iter().any(|mount| {
-                    mount.name == value || mount.destination == value || mount.source == value
+                    [&*mount.name, &*mount.destination, &*mount.source].contains(&value)
                 })
             })
             && filters.any("network", |value| {
                 container.networks.iter().any(|(name, id)| {
-                    name == value
+                    **name == *value
                         || format!("{}/{name}", node.inventory.name()) == value
                         || (!value.is_empty() && id.starts_with(value))
                 })
             })
             && self.ancestors.as_ref().is_none_or(|ids| {
-                ids.contains(&container.image_id) || ids.contains(&container.image)
+                ids.contains(&*container.image_id) || ids.contains(&*container.image)
             })
             && any_port(
                 &self.publish,
@@ -452,8 +452,8 @@ mod tests {
             container.created = DateTime::from_timestamp(index as i64, 0).unwrap();
             container.state.running = id == "c2";
             container.state.exit_code = 3;
-            container.state.started_at = "2026-01-01T00:00:00Z".to_owned();
-            container.exposed_ports.push("80/tcp".to_owned());
+            container.state.started_at = Some(Utc::now());
+            container.exposed_ports.push("80/tcp".into());
             inventory
                 .containers
                 .insert(Arc::from(id), Arc::new(container));

@@ -82,7 +82,7 @@ fn wants(filters: &ListFilters, node: &Node, network: &Network) -> bool {
         });
     identified
         && filters.any("type", |value| (value == "builtin") == builtin)
-        && filters.labels("label", &network.labels)
+        && filters.labels("label", |key| network.labels.get(key))
         && filters.any("driver", |value| network.driver == value)
         && filters.any("scope", |value| network.scope == value)
         && filters.any("node", |value| node.inventory.name() == value)
@@ -95,7 +95,10 @@ fn is_dangling(snapshot: &Snapshot, network: &Network) -> bool {
         .into_iter()
         .flat_map(|node| node.inventory.containers.values());
     !BUILT_IN.contains(&network.name.as_str())
-        && !containers.any(|container| container.networks.values().any(|id| *id == network.id))
+        && !containers.any(|container| {
+            let mut networks = container.networks.iter();
+            networks.any(|(_, id)| **id == *network.id)
+        })
 }
 
 /// Adds the endpoints that another node knows of the same network.

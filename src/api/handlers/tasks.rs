@@ -2,6 +2,9 @@
 //!
 //! There are no services here: each container is the only task of a service of its own name.
 
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{Answer, Context, json, nodes};
@@ -71,17 +74,16 @@ fn is_wanted(container: &Container, filters: &ListFilters) -> bool {
         })
         && filters.any("desired-state", |value| desired(container) == value)
         && filters.any("runtime", |value| value == "container")
-        && filters.labels("label", &container.labels)
+        && filters.labels("label", |key| container.labels.get(key))
 }
 
 fn shown(context: &Context, snapshot: &Snapshot, node: &Node, container: &Container) -> Value {
     let inventory = &node.inventory;
+    let labels = container.labels.iter();
+    let labels: BTreeMap<&str, &str> = labels.map(|(key, value)| (&**key, &**value)).collect();
     let created = nodes::rfc3339(container.created);
     let (state, since) = state(container);
-    let since = match since {
-        "" => created.as_str(),
-        since => since,
-    };
+    let since = since.map_or_else(|| created.clone(), nodes::rfc3339);
     let waits = context.cluster.why_waiting(&inventory.addr, &container.id);
     let error = match (waits, state) {
         (Some(reason), _) => reason.to_string(),
@@ -98,8 +100,8 @@ fn shown(context: &Context, snapshot: &Snapshot, node: &Node, container: &Contai
         "CreatedAt": created,
         "UpdatedAt": since,
         "Name": container.name(),
-        "Labels": container.labels,
-        "Spec": {"ContainerSpec": {"Image": container.image}, "Runtime": "container"},
+        "Labels": labels,
+        "Spec": {"ContainerSpec": {"Image": *container.image}, "Runtime": "container"},
         "ServiceID": container.name(),
         "Slot": 1,
         "NodeID": nodes::id_of(snapshot, node),
@@ -115,17 +117,17 @@ fn shown(context: &Context, snapshot: &Snapshot, node: &Node, container: &Contai
     })
 }
 
-/// A container's state in the words of tasks, and since when it has it; empty if that is its
+/// A container's state in the words of tasks, and since when it has it; `None` if that is its
 /// creation.
-fn state(container: &Container) -> (&'static str, &str) {
+fn state(container: &Container) -> (&'static str, Option<DateTime<Utc>>) {
     let state = &container.state;
     match entries::state(container) {
-        "running" | "paused" => ("running", &state.started_at),
-        "restarting" => ("starting", &state.finished_at),
-        "created" => ("ready", ""),
-        "removing" => ("remove", &state.finished_at),
-        _ if state.exit_code == 0 => ("complete", &state.finished_at),
-        _ => ("failed", &state.finished_at),
+        "running" | "paused" => ("running", state.started_at),
+        "restarting" => ("starting", state.finished_at),
+        "created" => ("ready", None),
+        "removing" => ("remove", state.finished_at),
+        _ if state.exit_code == 0 => ("complete", state.finished_at),
+        _ => ("failed", state.finished_at),
     }
 }
 

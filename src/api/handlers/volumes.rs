@@ -36,7 +36,7 @@ pub fn list(context: &Context, query: &Query) -> Answer {
         let nodes = snapshot.nodes();
         nodes
             .flat_map(|node| node.inventory.containers.values())
-            .flat_map(|container| container.mounts.iter().map(|mount| mount.name.as_str()))
+            .flat_map(|container| container.mounts.iter().map(|mount| &*mount.name))
             .collect()
     });
     let mut entries: Vec<RawObject> = Vec::new();
@@ -74,7 +74,7 @@ fn wants(filters: &ListFilters, node: &Node, volume: &Volume) -> bool {
     let full_name = format!("{}/{}", node.inventory.name(), volume.name);
     filters.any("name", |value| {
         volume.name.contains(value) || full_name == value || matches_name(value, &volume.name)
-    }) && filters.labels("label", &volume.labels)
+    }) && filters.labels("label", |key| volume.labels.get(key))
         && filters.any("driver", |value| volume.driver == value)
         && filters.any("node", |value| node.inventory.name() == value)
 }
@@ -84,7 +84,7 @@ fn is_used(node: &Node, volume: &Volume) -> bool {
         container
             .mounts
             .iter()
-            .any(|mount| mount.name == volume.name)
+            .any(|mount| *mount.name == *volume.name)
     })
 }
 

@@ -137,7 +137,7 @@ impl Draft {
 
     /// Whether a node was not seen to have all volumes that the request names.
     pub fn has_new_volumes(&self, node: &Node) -> bool {
-        let has = |name: &String| {
+        let has = |name: &str| {
             let mut volumes = node.inventory.volumes.iter();
             volumes.any(|volume| volume.name == *name)
         };

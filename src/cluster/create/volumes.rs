@@ -67,11 +67,11 @@ pub(super) fn read(
 pub(in crate::cluster) fn claims(volumes: &[VolumeUse]) -> Vec<Mount> {
     let named = volumes.iter().filter(|volume| !volume.name.is_empty());
     let mounts = named.map(|volume| Mount {
-        kind: "volume".to_owned(),
-        name: volume.name.clone(),
+        kind: "volume".into(),
+        name: volume.name.as_str().into(),
         driver: match volume.driver.as_str() {
-            "" => "local".to_owned(),
-            driver => driver.to_owned(),
+            "" => "local".into(),
+            driver => driver.into(),
         },
         ..Mount::default()
     });

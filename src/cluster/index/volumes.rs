@@ -1,10 +1,11 @@
 //! Which nodes have which volumes and which volume drivers.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Slots, insert_all, take};
 use crate::{
     engine::inventory::{Inventory, Volume, container::Mount, resources::driver_name},
+    model::shared::shared,
     scheduler::{bounds::VolumeHolder, node_set::NodeSet},
 };
 
@@ -12,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Volumes {
     by_name: HashMap<String, Vec<Entry>>,
-    drivers: HashMap<String, Slots>,
+    drivers: HashMap<Arc<str>, Slots>,
     scopes: HashMap<String, Scopes>,
 }
 
@@ -44,7 +45,7 @@ impl Volumes {
             volumes.cloned().unwrap_or_default()
         };
         let (old, new) = (volumes(before), volumes(now));
-        if !std::sync::Arc::ptr_eq(&old, &new) {
+        if !Arc::ptr_eq(&old, &new) {
             for volume in old.iter() {
                 self.remove(slot, volume);
             }
@@ -58,7 +59,7 @@ impl Volumes {
                 take(&mut self.drivers, driver_name(driver), slot);
             }
             for driver in new {
-                let slots = self.drivers.entry(driver_name(driver).to_owned());
+                let slots = self.drivers.entry(shared(driver_name(driver)));
                 slots.or_default().push(slot);
             }
         }
@@ -187,8 +188,8 @@ mod tests {
 
     fn mount(name: &str, driver: &str) -> Mount {
         Mount {
-            name: name.to_owned(),
-            driver: driver.to_owned(),
+            name: name.into(),
+            driver: driver.into(),
             ..Mount::default()
         }
     }

@@ -16,7 +16,7 @@ use crate::{
         nodes::Availability,
         snapshot::{Found, Node, Snapshot},
     },
-    engine::inventory::container::State,
+    engine::inventory::container::{self, State},
     model::address::EngineAddr,
 };
 
@@ -185,6 +185,6 @@ fn was_left_so(state: &State, ended_at: Option<&str>) -> bool {
     match ended_at {
         None => state.paused,
         Some("") => !state.running,
-        Some(ended_at) => !state.running && state.finished_at == ended_at,
+        Some(ended_at) => !state.running && state.finished_at == container::parse_moment(ended_at),
     }
 }

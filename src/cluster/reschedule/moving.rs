@@ -223,7 +223,7 @@ pub(super) async fn settle(
 
 fn was_started(new: &Found) -> bool {
     let state = &new.container.state;
-    state.running || state.status != "created"
+    state.running || *state.status != *"created"
 }
 
 /// Joins a copy to its networks and starts it. One that is not in all of its networks is not

@@ -14,15 +14,12 @@ use super::{Place, movable};
 use crate::{
     cluster::snapshot::{Found, Node, Snapshot},
     engine::{
-        inventory::{
-            Container, Inventory,
-            container::{Mount, parse_time},
-        },
+        inventory::{Container, Inventory, container::Mount},
         raw::null_as_default,
     },
     model::{
         address::EngineAddr,
-        directive::{Directives, ReschedulePolicy, Stateful},
+        directive::{ReschedulePolicy, Stateful},
     },
     scheduler::request::Bound,
 };
@@ -58,7 +55,7 @@ impl Group {
         if data.is_empty() {
             return None;
         }
-        let names: Vec<&str> = data.iter().map(|mount| mount.name.as_str()).collect();
+        let names: Vec<&str> = data.iter().map(|mount| &*mount.name).collect();
         let nodes = snapshot.nodes().filter(|node| {
             let reaches = |mount: &&Mount| {
                 shows(node, mount) || node.inventory.has_volume_driver(&mount.driver)
@@ -76,7 +73,7 @@ impl Group {
 impl Member {
     /// Whether it may be running until its node has no lease any more.
     pub(super) fn is_fenced(&self) -> bool {
-        let policy = Directives::policy_of(&self.found.container.labels);
+        let policy = self.found.container.reschedule_policy();
         matches!(policy, ReschedulePolicy::OnNodeFailure(moves) if moves.is_fenced)
     }
 }
@@ -158,7 +155,7 @@ enum Verdict {
 
 fn judge(found: &Found, snapshot: &Snapshot) -> Verdict {
     let container = &found.container;
-    if container.state.dead || container.state.status == "removing" {
+    if container.state.dead || *container.state.status == *"removing" {
         return Verdict::Gone;
     }
     let Some(swarm_id) = &container.swarm_id else {
@@ -179,8 +176,7 @@ fn judge(found: &Found, snapshot: &Snapshot) -> Verdict {
 
 /// Why a container must not go without its data, if so.
 fn left_behind(found: &Found, snapshot: &Snapshot) -> Option<String> {
-    let ReschedulePolicy::OnNodeFailure(moves) = Directives::policy_of(&found.container.labels)
-    else {
+    let ReschedulePolicy::OnNodeFailure(moves) = found.container.reschedule_policy() else {
         return Some("it has no reschedule policy".to_owned());
     };
     match moves.stateful {
@@ -213,7 +209,7 @@ fn stays_with(mount: &Mount, snapshot: &Snapshot) -> Option<String> {
 
 /// The volumes that have to be reached from where a container goes; none if it is told to go without.
 fn data_of(found: &Found) -> Vec<Mount> {
-    match Directives::policy_of(&found.container.labels) {
+    match found.container.reschedule_policy() {
         ReschedulePolicy::OnNodeFailure(moves) if moves.stateful == Stateful::Judge => {
             let mounts = found.container.mounts.iter();
             mounts.filter(|mount| is_volume(mount)).cloned().collect()
@@ -223,21 +219,21 @@ fn data_of(found: &Found) -> Vec<Mount> {
 }
 
 fn is_volume(mount: &Mount) -> bool {
-    mount.kind == "volume" || (mount.kind.is_empty() && !mount.name.is_empty())
+    *mount.kind == *"volume" || (mount.kind.is_empty() && !mount.name.is_empty())
 }
 
 /// Whether a node has a volume that other nodes have too.
 fn shows(node: &Node, mount: &Mount) -> bool {
     let mut volumes = node.inventory.volumes.iter();
     volumes.any(|volume| {
-        let is_same = volume.name == mount.name && volume.driver == mount.driver;
+        let is_same = *volume.name == *mount.name && *volume.driver == *mount.driver;
         is_same && volume.scope == "global"
     })
 }
 
 /// What of a container's data is in a mount, if any.
 fn describe(mount: &Mount) -> Option<String> {
-    match mount.kind.as_str() {
+    match &*mount.kind {
         "tmpfs" | "npipe" => None,
         "volume" => Some(format!("the volume {}", mount.name)),
         "" if !mount.name.is_empty() => Some(format!("the volume {}", mount.name)),
@@ -253,8 +249,7 @@ pub(super) fn shall_run(found: &Found, was_stopped: bool) -> bool {
     if state.running || was_stopped {
         return state.running;
     }
-    let (Some(finished), Some(down)) = (parse_time(&state.finished_at), inventory.down_since)
-    else {
+    let (Some(finished), Some(down)) = (state.finished_at, inventory.down_since) else {
         return false;
     };
     let delta = inventory.specs.as_ref();
@@ -320,7 +315,7 @@ pub(super) fn find(inventory: &Inventory, reference: &str) -> Option<Arc<str>> {
     let containers = &inventory.containers;
     let by_name = || {
         let mut all = containers.values();
-        all.find(|container| container.names.iter().any(|name| name == bare))
+        all.find(|container| container.names.iter().any(|name| **name == *bare))
     };
     let by_id = || {
         let mut from = containers.range(Arc::<str>::from(bare)..);

@@ -3,18 +3,20 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use chrono::{DateTime, Datelike, Utc};
+use serde::{Deserialize, Deserializer};
 
 use crate::{
     engine::{
         inventory::entry::ListEntry,
-        raw::{MemberError, RawObject, null_as_default},
+        raw::{MemberError, RawObject, null_as_default, shared_pairs, shared_text},
     },
     model::{
-        directive::{Directives, FENCE_LABEL, ID_LABEL, ReschedulePolicy},
+        directive::{Directives, FENCE_LABEL, ID_LABEL, Kind, ReschedulePolicy},
+        pairs::Pairs,
         port::PortBinding,
         resource::{Amount, NANO},
+        shared::shared,
     },
 };
 
@@ -34,15 +36,15 @@ pub struct Container {
     /// Full ID.
     pub id: Arc<str>,
     /// Names without the leading slash, the container's own first, then link aliases.
-    pub names: Vec<String>,
+    pub names: Vec<Arc<str>>,
     /// The cluster-wide ID, if the container has one.
     pub swarm_id: Option<Arc<str>>,
     /// The image as it was asked for.
-    pub image: String,
+    pub image: Arc<str>,
     /// The image's ID.
-    pub image_id: String,
+    pub image_id: Arc<str>,
     /// Labels, directives among them.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Pairs,
     /// When it was created, by the engine's clock.
     pub created: DateTime<Utc>,
     /// What it is doing.
@@ -50,13 +52,13 @@ pub struct Container {
     /// What it sets aside.
     pub reserved: Amount,
     /// `bridge`, `host`, a network's name.
-    pub network_mode: String,
+    pub network_mode: Arc<str>,
     /// Host ports asked for or taken.
     pub bindings: Vec<PortBinding>,
     /// `80/tcp`, from the image and the request.
-    pub exposed_ports: Vec<String>,
+    pub exposed_ports: Vec<Arc<str>>,
     /// Networks by name, with their IDs.
-    pub networks: BTreeMap<String, String>,
+    pub networks: Pairs,
     /// Volume names and mount destinations.
     pub mounts: Vec<Mount>,
     /// Exec instances that were seen.
@@ -73,19 +75,23 @@ pub struct Container {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Mount {
     /// `volume`, `bind`, `tmpfs`.
-    #[serde(rename = "Type")]
-    pub kind: String,
+    #[serde(rename = "Type", deserialize_with = "shared_text")]
+    pub kind: Arc<str>,
     /// The volume's driver; empty for a bind mount.
-    pub driver: String,
+    #[serde(deserialize_with = "shared_text")]
+    pub driver: Arc<str>,
     /// Whether the container may write to it.
     #[serde(rename = "RW")]
     pub is_writable: bool,
     /// The volume's name; empty for a bind mount.
-    pub name: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub name: Box<str>,
     /// The path on the host.
-    pub source: String,
+    #[serde(deserialize_with = "null_as_default")]
+    pub source: Box<str>,
     /// The path in the container.
-    pub destination: String,
+    #[serde(deserialize_with = "shared_text")]
+    pub destination: Arc<str>,
 }
 
 /// A container's state, from its inspect document.
@@ -93,7 +99,8 @@ pub struct Mount {
 #[serde(rename_all = "PascalCase", default)]
 pub struct State {
     /// `created`, `running`, `paused`, `restarting`, `removing`, `exited`, `dead`.
-    pub status: String,
+    #[serde(deserialize_with = "shared_text")]
+    pub status: Arc<str>,
     /// Its process runs; true while paused and while restarting.
     pub running: bool,
     /// Frozen.
@@ -104,10 +111,12 @@ pub struct State {
     pub dead: bool,
     /// Of the last run.
     pub exit_code: i64,
-    /// RFC 3339; year 1 if never.
-    pub started_at: String,
-    /// RFC 3339; year 1 if never.
-    pub finished_at: String,
+    /// `None` if never.
+    #[serde(deserialize_with = "moment")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// `None` if never.
+    #[serde(deserialize_with = "moment")]
+    pub finished_at: Option<DateTime<Utc>>,
     /// Absent if the container has no health check.
     pub health: Option<HealthCheck>,
 }
@@ -117,7 +126,8 @@ pub struct State {
 #[serde(rename_all = "PascalCase", default)]
 pub struct HealthCheck {
     /// `none`, `starting`, `healthy`, `unhealthy`.
-    pub status: String,
+    #[serde(deserialize_with = "shared_text")]
+    pub status: Arc<str>,
 }
 
 #[derive(Default, Deserialize)]
@@ -126,7 +136,8 @@ struct Inspect {
     id: String,
     name: String,
     created: String,
-    image: String,
+    #[serde(deserialize_with = "shared_text")]
+    image: Arc<str>,
     #[serde(deserialize_with = "null_as_default")]
     state: State,
     #[serde(deserialize_with = "null_as_default")]
@@ -144,9 +155,10 @@ struct Inspect {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Config {
-    image: String,
-    #[serde(deserialize_with = "null_as_default")]
-    labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "shared_text")]
+    image: Arc<str>,
+    #[serde(deserialize_with = "shared_pairs")]
+    labels: Pairs,
     #[serde(deserialize_with = "null_as_default")]
     exposed_ports: BTreeMap<String, serde::de::IgnoredAny>,
 }
@@ -220,8 +232,8 @@ struct NetworkSettings {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Endpoint {
-    #[serde(rename = "NetworkID", deserialize_with = "null_as_default")]
-    network_id: String,
+    #[serde(rename = "NetworkID", deserialize_with = "shared_text")]
+    network_id: Arc<str>,
 }
 
 impl Container {
@@ -240,56 +252,46 @@ impl Container {
     ) -> Result<Self, ParseError> {
         let document = inspect;
         let inspect: Inspect = serde_json::from_slice(document)?;
-        let mut names: Vec<String> = entry
-            .parsed::<Vec<String>>("Names")?
-            .unwrap_or_default()
-            .into_iter()
-            .map(|name| name.trim_start_matches('/').to_owned())
-            .collect();
+        let listed: Vec<String> = entry.parsed("Names")?.unwrap_or_default();
+        let listed = listed.iter().map(|name| name.trim_start_matches('/'));
         let own = inspect.name.trim_start_matches('/');
         // The engine lists names in no order; the container's own name goes first.
-        if let Some(position) = names.iter().position(|name| name == own) {
-            names.swap(0, position);
-        } else if !own.is_empty() {
-            names.insert(0, own.to_owned());
-        }
-        let swarm_id = inspect
-            .config
-            .labels
-            .get(ID_LABEL)
-            .filter(|id| !id.is_empty())
-            .map(|id| Arc::from(id.as_str()));
+        let first = (!own.is_empty()).then_some(own);
+        let others = listed.filter(|name| *name != own);
+        let names: Vec<Arc<str>> = first.into_iter().chain(others).map(Arc::from).collect();
+        let labels = inspect.config.labels;
+        let swarm_id = labels.get_arc(ID_LABEL).filter(|id| !id.is_empty());
         let mut bindings = host_ports(&inspect.host_config.port_bindings);
         for binding in host_ports(&inspect.network_settings.ports) {
             if !bindings.contains(&binding) {
                 bindings.push(binding);
             }
         }
-        let document = match Directives::policy_of(&inspect.config.labels) {
+        let document = match policy_of(&labels) {
             ReschedulePolicy::Off => Bytes::new(),
             ReschedulePolicy::OnNodeFailure(_) => Bytes::copy_from_slice(document),
         };
+        let exposed = inspect.config.exposed_ports.keys();
+        let networks = inspect.network_settings.networks;
         Ok(Self {
             id: Arc::from(inspect.id.as_str()),
             names,
-            swarm_id,
+            swarm_id: swarm_id.cloned(),
             image: inspect.config.image,
             image_id: inspect.image,
-            labels: inspect.config.labels,
+            labels,
             created: parse_time(&inspect.created).unwrap_or_default(),
             state: inspect.state,
             reserved: inspect.host_config.reserved(cpus, shares),
-            network_mode: inspect.host_config.network_mode,
-            bindings,
-            exposed_ports: inspect.config.exposed_ports.into_keys().collect(),
-            networks: inspect
-                .network_settings
-                .networks
+            network_mode: shared(&inspect.host_config.network_mode),
+            bindings: exact(bindings),
+            exposed_ports: exposed.map(|port| shared(port)).collect(),
+            networks: networks
                 .into_iter()
-                .map(|(name, endpoint)| (name, endpoint.unwrap_or_default().network_id))
+                .map(|(name, endpoint)| (shared(&name), endpoint.unwrap_or_default().network_id))
                 .collect(),
-            mounts: inspect.mounts,
-            exec_ids: inspect.exec_ids,
+            mounts: exact(inspect.mounts),
+            exec_ids: exact(inspect.exec_ids),
             entry: ListEntry::new(entry)?,
             document,
         })
@@ -302,10 +304,25 @@ impl Container {
         token.and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
+    /// What shall become of the container when its node fails.
+    pub fn reschedule_policy(&self) -> ReschedulePolicy {
+        policy_of(&self.labels)
+    }
+
     /// The container's own name, without the slash; empty if it has none.
     pub fn name(&self) -> &str {
-        self.names.first().map_or("", String::as_str)
+        self.names.first().map_or("", |name| name)
     }
+}
+
+fn policy_of(labels: &Pairs) -> ReschedulePolicy {
+    Directives::policy_of(labels.get(Kind::Reschedule.label()))
+}
+
+/// The list without room for more: it stays as long as the container.
+fn exact<T>(mut list: Vec<T>) -> Vec<T> {
+    list.shrink_to_fit();
+    list
 }
 
 impl HostConfig {
@@ -390,6 +407,16 @@ pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
         .map(|time| time.with_timezone(&Utc))
 }
 
+/// Parses an engine's timestamp of something that may not have been yet, which is in the year 1.
+pub fn parse_moment(text: &str) -> Option<DateTime<Utc>> {
+    parse_time(text).filter(|time| time.year() > 1)
+}
+
+fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    Ok(text.as_deref().and_then(parse_moment))
+}
+
 /// An engine's answer about a container is not what engines send.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
@@ -421,7 +448,7 @@ mod tests {
             r#"{"Names":["/web/db","/db"],"Future":1}"#,
             r#"{"Id":"abc","Name":"/db","Config":{"Labels":null}}"#,
         );
-        assert_eq!(container.names, ["db", "web/db"]);
+        assert_eq!(container.names, ["db".into(), "web/db".into()]);
         assert_eq!(
             container.entry.text(),
             r#"{"Names":["/web/db","/db"],"Future":1}"#

@@ -1,8 +1,6 @@
 //! Images, networks, and volumes of one engine: the engine's JSON with what look-ups need.
 
-use std::collections::BTreeMap;
-
-use crate::engine::raw::RawObject;
+use crate::{engine::raw::RawObject, model::pairs::Pairs};
 
 use super::{labels, text};
 
@@ -16,7 +14,7 @@ pub struct Image {
     /// `repository@sha256:…`
     pub digests: Vec<String>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Pairs,
     /// Seconds since 1970.
     pub created: i64,
     /// The engine's list entry.
@@ -35,7 +33,7 @@ pub struct Network {
     /// `bridge`, `overlay`.
     pub driver: String,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Pairs,
     /// The engine's list entry.
     pub entry: RawObject,
 }
@@ -50,7 +48,7 @@ pub struct Volume {
     /// `local` or `global`.
     pub scope: String,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Pairs,
     /// The engine's list entry.
     pub entry: RawObject,
 }

@@ -11,7 +11,7 @@ use super::{Monitor, MonitorError};
 use crate::engine::{
     client::{Client, ClientError},
     event::Event,
-    inventory::{Container, Image, Network, Volume, container::parse_time},
+    inventory::{Container, Image, Network, Volume},
     raw::RawObject,
 };
 
@@ -263,11 +263,11 @@ fn timeless(status: &str) -> String {
 /// Whether the text speaks of a much younger run than the one that is known.
 fn restarted(known: &Container, status: &str) -> bool {
     let since = if known.state.running {
-        &known.state.started_at
+        known.state.started_at
     } else {
-        &known.state.finished_at
+        known.state.finished_at
     };
-    let Some(since) = parse_time(since) else {
+    let Some(since) = since else {
         return false;
     };
     let age = (Utc::now() - since).num_seconds();

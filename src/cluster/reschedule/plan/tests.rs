@@ -17,15 +17,13 @@ fn failed(containers: &[(&str, &str, Value)]) -> Node {
     for (name, policy, document) in containers {
         let mut container = Container {
             id: format!("{name}{}", "0".repeat(16)).as_str().into(),
-            names: vec![(*name).to_owned()],
+            names: vec![(*name).into()],
             swarm_id: Some(format!("swarm-{name}").as_str().into()),
             ..Container::default()
         };
         if !policy.is_empty() {
             let label = json!([policy]).to_string();
-            container
-                .labels
-                .insert(Kind::Reschedule.label().to_owned(), label);
+            container.labels.insert(Kind::Reschedule.label(), &label);
             container.document = Bytes::from(document.to_string());
         }
         let mounts = document["Mounts"].clone();
@@ -153,9 +151,7 @@ async fn a_newer_copy_is_all_that_is_needed_and_an_older_one_is_not() {
         let mut other = node("n1", "127.0.0.1:2", &[("copy", &["web"], "swarm-web")]);
         let mut inventory = Inventory::clone(&other.inventory);
         let mut container = Container::clone(&inventory.containers[&Arc::<str>::from("copy")]);
-        container
-            .labels
-            .insert(FENCE_LABEL.to_owned(), fence.to_owned());
+        container.labels.insert(FENCE_LABEL, fence);
         inventory
             .containers
             .insert("copy".into(), Arc::new(container));
@@ -180,9 +176,9 @@ async fn what_ended_just_before_its_engine_was_stopped_with_it() {
         let id = inventory.containers.keys().next().unwrap().clone();
         let mut container = Container::clone(&inventory.containers[&id]);
         container.state = State {
-            status: status.to_owned(),
+            status: status.into(),
             running: status == "running",
-            finished_at: finished.to_rfc3339(),
+            finished_at: Some(finished),
             ..State::default()
         };
         inventory.containers.insert(id, Arc::new(container.clone()));
@@ -205,7 +201,7 @@ async fn who_needs_what_has_gone_follows_it() {
     let mut there = node("n1", "127.0.0.1:2", &[("copy", &["db"], "swarm-db")]);
     let mut inventory = Inventory::clone(&there.inventory);
     let mut copy = Container::clone(&inventory.containers[&Arc::<str>::from("copy")]);
-    copy.labels.insert(FENCE_LABEL.to_owned(), "1".to_owned());
+    copy.labels.insert(FENCE_LABEL, "1");
     inventory.containers.insert("copy".into(), Arc::new(copy));
     there.inventory = Arc::new(inventory);
     let plan = plan(
