@@ -27,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod desk;
+mod packed;
 
 use self::desk::Desk;
 use super::{
@@ -47,7 +48,7 @@ const QUEUE: usize = 4096;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Memory for pages of the file, in bytes.
-const CACHE: usize = 16 << 20;
+const CACHE: usize = 4 << 20;
 
 /// A file that no store can be made of.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +104,7 @@ type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// A change that is wanted.
 struct Write {
     key: String,
-    /// `None` deletes.
+    /// As the file has it; `None` deletes.
     value: Option<Bytes>,
     expected: Option<Expected>,
     /// 0 for none.
@@ -153,9 +154,11 @@ impl Embedded {
         timeout(DEADLINE, asked).await.unwrap_or_else(silent)
     }
 
-    async fn write(&self, write: Write) -> Result<Revision, StoreError> {
+    async fn write(&self, mut write: Write) -> Result<Revision, StoreError> {
         check_key(&write.key)?;
         check_value(self, &write.key, write.value.as_deref().unwrap_or_default())?;
+        // Here and not by the thread, which everybody waits for.
+        write.value = write.value.map(packed::pack);
         self.ask(|reply| Call::Write(write, reply)).await
     }
 }

@@ -9,12 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::{Call, Reply, Write, open, unavailable};
+use super::{Call, Reply, Write, open, packed::unpack, unavailable};
 use crate::store::{Change, Entry, Expected, Listing, Revision, StoreError, is_below};
 
 /// Keys with revision, session (0 for none), and value.
@@ -55,6 +54,7 @@ type Entries<'a> = redb::Table<'a, &'static str, (u64, u64, &'static [u8])>;
 #[derive(Default)]
 struct Batch {
     revision: Revision,
+    /// With values as the file has them.
     changes: Vec<Change>,
     /// Keys that sessions gained (`true`) and lost, in order.
     keys: Vec<(u64, String, bool)>,
@@ -374,7 +374,7 @@ impl Desk {
                     let (Change::Put(Entry { key, .. }) | Change::Deleted(key)) = change;
                     is_below(key, &watcher.prefix)
                 })
-                .cloned()
+                .map(told)
                 .collect();
             // One that is full is dropped: its owner sees the end, and lists again.
             !watcher.changes.is_closed()
@@ -411,10 +411,21 @@ impl Batch {
     }
 }
 
+/// A change as those who watch hear of it.
+fn told(change: &Change) -> Change {
+    match change {
+        Change::Put(entry) => Change::Put(Entry {
+            value: unpack(&entry.value),
+            ..entry.clone()
+        }),
+        Change::Deleted(key) => Change::Deleted(key.clone()),
+    }
+}
+
 fn entry(key: &str, (revision, _, value): (u64, u64, &[u8])) -> Entry {
     Entry {
         key: key.to_owned(),
-        value: Bytes::copy_from_slice(value),
+        value: unpack(value),
         revision,
     }
 }
