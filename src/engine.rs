@@ -20,4 +20,5 @@ pub mod lines;
 pub mod monitor;
 pub mod pool;
 pub mod raw;
+pub mod stream;
 pub mod transport;

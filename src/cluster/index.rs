@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
+
 use crate::{
     engine::inventory::{self, Container, Image, container::Mount, resources::split_reference},
     model::{directive::ID_LABEL, pattern::Pattern, port::is_unspecified, shared::shared},
@@ -22,7 +24,7 @@ use self::volumes::Volumes;
 type Counts = HashMap<u32, u32>;
 
 /// Who is known by a text, by node. Two entries of one node are two containers.
-type Slots = Vec<u32>;
+type Slots = SmallVec<[u32; 2]>;
 
 /// Indexes over every container, image, and volume of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +32,8 @@ pub struct Index {
     ids: BTreeMap<Arc<str>, Slots>,
     swarm_ids: BTreeMap<Arc<str>, Slots>,
     names: HashMap<Arc<str>, Slots>,
-    first_names: HashMap<Arc<str>, Slots>,
+    /// Of `names` those that are no container's own: links give one more names.
+    aliases: HashMap<Arc<str>, Slots>,
     labels: HashMap<Arc<str>, Label>,
     images: HashMap<Arc<str>, Counts>,
     ports: HashMap<(u16, String), Vec<(u32, String)>>,
@@ -70,11 +73,8 @@ impl Index {
         for name in &container.names {
             self.names.entry(Arc::clone(name)).or_default().push(slot);
         }
-        if let Some(name) = container.names.first() {
-            self.first_names
-                .entry(Arc::clone(name))
-                .or_default()
-                .push(slot);
+        for name in container.names.iter().skip(1) {
+            self.aliases.entry(Arc::clone(name)).or_default().push(slot);
         }
         for (key, value) in indexed_labels(container) {
             let label = self.labels.entry(Arc::clone(key)).or_default();
@@ -112,7 +112,9 @@ impl Index {
         for name in &container.names {
             take(&mut self.names, name, slot);
         }
-        take(&mut self.first_names, container.name(), slot);
+        for name in container.names.iter().skip(1) {
+            take(&mut self.aliases, name, slot);
+        }
         for (key, value) in indexed_labels(container) {
             if let Some(label) = self.labels.get_mut(key) {
                 decrement_count(&mut label.present, slot);
@@ -162,6 +164,19 @@ impl Index {
             }
         }
         self.volumes.update(slot, before, now);
+    }
+
+    /// Inserts the nodes of containers whose own name it is.
+    fn insert_owners(&self, found: &mut NodeSet, name: &Arc<str>, slots: &Slots) {
+        let Some(aliases) = self.aliases.get(name) else {
+            return insert_all(found, Some(slots));
+        };
+        let count = |slots: &Slots, slot| slots.iter().filter(|other| **other == slot).count();
+        for slot in slots {
+            if count(slots, *slot) > count(aliases, *slot) {
+                found.insert(*slot);
+            }
+        }
     }
 
     /// Adds an image of a node.
@@ -218,7 +233,9 @@ impl Inventory for Index {
         let mut found = NodeSet::default();
         if let Pattern::Exact(text) = pattern {
             insert_all(&mut found, self.ids.get(text.as_str()));
-            insert_all(&mut found, self.first_names.get(text.as_str()));
+            if let Some((name, slots)) = self.names.get_key_value(text.as_str()) {
+                self.insert_owners(&mut found, name, slots);
+            }
             return found;
         }
         for (id, slots) in &self.ids {
@@ -226,9 +243,9 @@ impl Inventory for Index {
                 insert_all(&mut found, Some(slots));
             }
         }
-        for (name, slots) in &self.first_names {
+        for (name, slots) in &self.names {
             if pattern.matches(name) {
-                insert_all(&mut found, Some(slots));
+                self.insert_owners(&mut found, name, slots);
             }
         }
         found
@@ -479,6 +496,24 @@ mod tests {
         check(&index.nodes_with_container(&pattern("ab")), &[]);
         check(&index.nodes_with_container(&pattern("ab*")), &[0]);
         check(&index.nodes_with_container(&pattern("alias")), &[]);
+        check(&index.nodes_with_container(&pattern("al*")), &[]);
+    }
+
+    #[test]
+    fn a_name_may_be_one_containers_own_and_another_ones_alias() {
+        let mut index = Index::default();
+        let (own, linked) = (
+            container("a", &["db"], ""),
+            container("b", &["web", "db"], ""),
+        );
+        index.add(0, &own);
+        index.add(0, &linked);
+        index.add(1, &linked);
+        check(&index.nodes_with_container(&pattern("db")), &[0]);
+        check(&index.nodes_with_container(&pattern("d*")), &[0]);
+        index.remove(0, &own);
+        check(&index.nodes_with_container(&pattern("db")), &[]);
+        check(&index.nodes_with_reference("db"), &[0, 1]);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub const OWN_API_VERSION: (u32, u32) = (1, 44);
 /// An answer longer than this is refused.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
+/// Of a refusal no more is read than this.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+
 /// How many times longer than for other calls the wait for long work is.
 const PATIENCE: u32 = 10;
 
@@ -258,7 +261,7 @@ impl Client {
     /// # Errors
     ///
     /// As [`Client::call`].
-    pub async fn events(&self, since_nano: Option<i64>) -> Result<Incoming, ClientError> {
+    pub async fn events(&self, since_nano: Option<i64>) -> Result<Lines, ClientError> {
         let path = match since_nano {
             Some(nano) => format!(
                 "/events?since={}.{:09}",
@@ -267,11 +270,24 @@ impl Client {
             ),
             None => "/events".to_owned(),
         };
-        let request = self.request(Method::GET, transport::empty());
-        let response = self
-            .within(self.transport.send(request, &self.path(&path)))
-            .await??;
-        self.accept_stream(response).await
+        let path = self.path(&path);
+        let (status, mut stream) = self.within(self.transport.stream(&path)).await??;
+        if status.is_success() {
+            return Ok(Lines::of_stream(stream));
+        }
+        let said = async {
+            let mut said = Vec::new();
+            while let Some(bytes) = stream.next().await? {
+                said.extend_from_slice(&bytes);
+                if said.len() > MAX_REFUSAL_BYTES {
+                    break;
+                }
+            }
+            Ok(said)
+        };
+        let said: std::io::Result<Vec<u8>> = self.within(said).await?;
+        let said = said.map_err(|error| self.odd(&error))?;
+        Err(self.refusal(status, &said))
     }
 
     /// Creates a container and returns the engine's answer.

@@ -1,17 +1,42 @@
 //! Lines of a body as they arrive, several at a time.
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+
+use super::transport::{BodyError, EngineStream};
 
 /// A line longer than this is no event.
 const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Splits a stream into lines.
 pub struct Lines {
-    body: Incoming,
+    source: Source,
     rest: Vec<u8>,
     // Invariant: `rest[..searched]` has no line break.
     searched: usize,
+}
+
+enum Source {
+    Body(Incoming),
+    Stream(Box<EngineStream>),
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        match self {
+            Self::Stream(stream) => Ok(stream.next().await?),
+            Self::Body(body) => loop {
+                let Some(frame) = body.frame().await else {
+                    return Ok(None);
+                };
+                // Anything else are trailers.
+                if let Ok(data) = frame?.into_data() {
+                    return Ok(Some(data));
+                }
+            },
+        }
+    }
 }
 
 /// Why a stream ended early.
@@ -19,7 +44,7 @@ pub struct Lines {
 pub enum LinesError {
     /// The connection was lost.
     #[error("the stream broke")]
-    Broken(#[from] hyper::Error),
+    Broken(#[source] BodyError),
     /// The engine does not speak in lines.
     #[error("a line is longer than {MAX_LINE_BYTES} bytes")]
     TooLong,
@@ -28,8 +53,17 @@ pub enum LinesError {
 impl Lines {
     /// Reads lines from a body.
     pub fn new(body: Incoming) -> Self {
+        Self::from_source(Source::Body(body))
+    }
+
+    /// Reads lines from an answer with a connection of its own.
+    pub fn of_stream(stream: EngineStream) -> Self {
+        Self::from_source(Source::Stream(Box::new(stream)))
+    }
+
+    fn from_source(source: Source) -> Self {
         Self {
-            body,
+            source,
             rest: Vec::new(),
             searched: 0,
         }
@@ -54,7 +88,7 @@ impl Lines {
             if self.rest.len() > MAX_LINE_BYTES {
                 return Err(LinesError::TooLong);
             }
-            match self.body.frame().await {
+            match self.source.next().await.map_err(LinesError::Broken)? {
                 // The last line may lack its break.
                 None => {
                     self.searched = 0;
@@ -63,11 +97,7 @@ impl Lines {
                     let lines = (!line.is_empty()).then(|| line.to_vec());
                     return Ok(lines.into_iter().collect());
                 }
-                Some(frame) => {
-                    if let Some(data) = frame?.data_ref() {
-                        self.rest.extend_from_slice(data);
-                    }
-                }
+                Some(data) => self.rest.extend_from_slice(&data),
             }
         }
     }
@@ -91,6 +121,10 @@ impl Lines {
         }
         self.rest.drain(..start);
         self.searched -= start;
+        if self.rest.is_empty() {
+            // Room for a burst would stay for as long as the stream.
+            self.rest = Vec::new();
+        }
         batch
     }
 }

@@ -472,7 +472,7 @@ impl Monitor {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = self.recall_first() => {}
+            () = Box::pin(self.recall_first()) => {}
         }
         self.publish(Vec::new()).await;
         loop {
@@ -497,7 +497,7 @@ impl Monitor {
     }
 
     async fn connect_and_follow(&mut self) -> End {
-        match self.validate().await {
+        match Box::pin(self.validate()).await {
             Ok(events) => self.follow(events).await,
             Err(error) => End::Failed(error),
         }
@@ -510,7 +510,7 @@ impl Monitor {
         let permit = Arc::clone(&self.validations).acquire_owned().await;
         let client = self.client();
         // The stream is opened before the lists are read, so that no change falls between them.
-        let events = Lines::new(client.events(self.last_event_nano).await?);
+        let events = client.events(self.last_event_nano).await?;
         self.list_containers().await?;
         self.list_images().await?;
         // Engines with odd network or volume plugins are still good for containers.
@@ -546,7 +546,8 @@ impl Monitor {
         Ok(events)
     }
 
-    /// Follows events and commands until contact is lost.
+    /// Follows events and commands until contact is lost. What is done on them takes memory of its
+    /// own while it lasts: most of the time there are ten thousand monitors that only wait.
     async fn follow(&mut self, mut events: Lines) -> End {
         let opened = Instant::now();
         let mut next_list = opened + self.refresh_wait();
@@ -555,11 +556,13 @@ impl Monitor {
             // In no fixed order, so that callers who never pause do not hold up events.
             let outcome = tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command).await,
+                    Some(command) => Box::pin(self.obey(command)).await,
                     None => return End::Stopped,
                 },
                 batch = events.next_batch(EVENT_BATCH), if reopen_at.is_none() => match batch {
-                    Ok(batch) if !batch.is_empty() => self.handle_events(&batch).await,
+                    Ok(batch) if !batch.is_empty() => {
+                        Box::pin(self.handle_events(&batch)).await
+                    }
                     ended => {
                         debug!(?ended, "event stream ended");
                         reopen_at = Some(Instant::now() + self.reopen_wait(opened.elapsed()));
@@ -570,7 +573,7 @@ impl Monitor {
                     if reopen_at.is_some() => return End::Again,
                 () = tokio::time::sleep_until(next_list) => {
                     next_list = Instant::now() + self.refresh_wait();
-                    self.relist().await
+                    Box::pin(self.relist()).await
                 }
             };
             match outcome {

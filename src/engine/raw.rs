@@ -98,6 +98,13 @@ impl RawObject {
             .retain(|(member, _)| !member.eq_ignore_ascii_case(name));
     }
 
+    /// The same without room for more members, for an object that is kept.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.members.shrink_to_fit();
+        self
+    }
+
     /// Whether there is no member.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()

@@ -16,14 +16,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http1, rt::ReadBufCursor};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use super::pool::{Busy, Place, Pool, Share};
+use super::{
+    pool::{Busy, Place, Pool, Share},
+    stream::{self, Stream},
+};
 use crate::{
     model::address::EngineAddr,
     tls::{self, HandshakeError},
@@ -247,11 +250,32 @@ impl Transport {
         sent.map_err(|failure| self.explain(failure))
     }
 
+    /// Asks for `path` over a connection that serves nothing else, for an answer that lasts. There is
+    /// no deadline here beyond connecting.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn stream(&self, path: &str) -> Result<(StatusCode, EngineStream), TransportError> {
+        let asked = async {
+            let opened = self.connector.open(&self.share).await;
+            let socket = TokioIo::new(opened.map_err(Failure::Connect)?);
+            let answer = stream::get(socket, path).await;
+            answer.map_err(|error| Failure::Sent(error.into()))
+        };
+        let (status, stream) = asked.await.map_err(|failure| self.explain(failure))?;
+        Ok((status, EngineStream(stream)))
+    }
+
     fn explain(&self, failure: Failure) -> TransportError {
         let addr = self.url();
         let (source, is_connecting) = match failure {
             Failure::Connect(source) => (source, true),
-            Failure::Sent(error) => (error.into(), false),
+            Failure::Sent(error) => (error, false),
         };
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*source);
         while let Some(inner) = cause {
@@ -324,12 +348,12 @@ enum Failure {
     /// There was no connection.
     Connect(BodyError),
     /// The connection did not last.
-    Sent(hyper::Error),
+    Sent(BodyError),
 }
 
 impl From<hyper::Error> for Failure {
     fn from(error: hyper::Error) -> Self {
-        Self::Sent(error)
+        Self::Sent(error.into())
     }
 }
 
@@ -350,7 +374,7 @@ impl Connector {
         Ok(sender)
     }
 
-    async fn open(&self, share: &Share) -> Result<EngineStream, BodyError> {
+    async fn open(&self, share: &Share) -> Result<Connection, BodyError> {
         // Most calls are short, so a place is worth waiting for.
         let place = share.place().await?;
         let socket = tokio::time::timeout(self.timeout, async {
@@ -374,7 +398,7 @@ impl Connector {
         })
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(EngineStream {
+        Ok(Connection {
             socket,
             fence: self.fence.clone(),
             _place: place,
@@ -396,8 +420,26 @@ pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_keepalive(&options)
 }
 
+/// An answer that comes for as long as its connection lasts; dropping it closes the connection.
+pub struct EngineStream(Stream<TokioIo<Connection>>);
+
+impl EngineStream {
+    /// The next bytes, never empty; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// The connection breaks, or what comes is not HTTP.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.0.next().await
+    }
+}
+
 /// A connection to an engine; dropping it frees its place.
-struct EngineStream {
+struct Connection {
     socket: Socket,
     fence: Fence,
     _place: Place,
@@ -420,7 +462,7 @@ macro_rules! on_socket {
     };
 }
 
-impl EngineStream {
+impl Connection {
     /// Makes the error of a write that failed say why the engine closed the connection.
     ///
     /// An engine that refuses a certificate in TLS 1.3 does so after the handshake, says why, and
@@ -446,7 +488,7 @@ impl EngineStream {
     }
 }
 
-impl hyper::rt::Read for EngineStream {
+impl hyper::rt::Read for Connection {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -456,7 +498,7 @@ impl hyper::rt::Read for EngineStream {
     }
 }
 
-impl hyper::rt::Write for EngineStream {
+impl hyper::rt::Write for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -173,6 +174,34 @@ pub(super) fn parse_node(entry: &Entry) -> Option<NodeRecord> {
     serde_json::from_slice(&entry.value)
         .inspect_err(|error| warn!(key = entry.key, %error, "record cannot be read, left alone"))
         .ok()
+}
+
+/// The record of a container. Its parts were read as JSON before and are put together as they are.
+pub(super) fn container(
+    container: &Container,
+    inspect: &[u8],
+    create: Option<&RawObject>,
+) -> Bytes {
+    let entry = or_null(container.entry.text().as_bytes());
+    let inspect = or_null(inspect);
+    let mut record = Vec::with_capacity(entry.len() + inspect.len() + 32);
+    record.extend_from_slice(br#"{"Entry":"#);
+    record.extend_from_slice(entry);
+    record.extend_from_slice(br#","Inspect":"#);
+    record.extend_from_slice(inspect);
+    if let Some(create) = create {
+        record.extend_from_slice(br#","Create":"#);
+        record.extend(create.to_bytes());
+    }
+    record.push(b'}');
+    record.into()
+}
+
+fn or_null(json: &[u8]) -> &[u8] {
+    match json.trim_ascii() {
+        [] => b"null",
+        json => json,
+    }
 }
 
 /// Equal for containers whose records need not be written again.

@@ -2,14 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
-use serde_json::value::RawValue;
 
 use super::{
     Document, Memory, Pending,
-    records::{NodeRecord, digest},
+    records::{self, NodeRecord, digest},
 };
 use crate::{
     engine::{
@@ -243,6 +241,7 @@ impl Memory {
         let key = self.container_key(addr, &container.id);
         let create = match &document.create {
             Some(create) => Some(create.clone()),
+            None if !self.is_recorded(addr, &container.id) => None,
             None => self
                 .within(self.inner.store.get(&key))
                 .await?
@@ -250,23 +249,20 @@ impl Memory {
                 .and_then(|record| record.object("Create").ok())
                 .filter(|create| !create.is_empty()),
         };
-        let mut record = RawObject::default();
-        if let Ok(entry) = serde_json::from_str::<&RawValue>(container.entry.text()) {
-            record.set("Entry", entry);
-        }
-        if let Ok(inspect) = serde_json::from_slice::<&RawValue>(&document.inspect) {
-            record.set("Inspect", inspect);
-        }
-        if let Some(create) = create {
-            record.set("Create", &create);
-        }
-        let value = Bytes::from(record.to_bytes());
+        let value = records::container(container, &document.inspect, create.as_ref());
         self.within(self.inner.store.put(&key, value)).await?;
         if let Some(saved) = self.desk().saved.get_mut(addr) {
             saved.containers.insert(Arc::clone(&container.id), *digest);
         }
         self.recorded(container.swarm_id.as_ref(), addr);
         Ok(())
+    }
+
+    /// Whether the store may have a record of a container.
+    fn is_recorded(&self, addr: &EngineAddr, id: &str) -> bool {
+        let desk = self.desk();
+        let saved = desk.saved.get(addr);
+        saved.is_none_or(|saved| saved.containers.contains_key(id))
     }
 
     pub(super) async fn delete(&self, addr: &EngineAddr, id: &Arc<str>) -> Result<(), StoreError> {

@@ -70,7 +70,7 @@ impl Image {
             digests: list("RepoDigests"),
             labels: labels(&entry),
             created: entry.parsed("Created").ok().flatten().unwrap_or_default(),
-            entry,
+            entry: entry.exact(),
         }
     }
 
@@ -123,7 +123,7 @@ impl Network {
             scope: text(&entry, "Scope"),
             driver: text(&entry, "Driver"),
             labels: labels(&entry),
-            entry,
+            entry: entry.exact(),
         }
     }
 }
@@ -142,7 +142,7 @@ impl Volume {
             driver: text(&entry, "Driver"),
             scope: text(&entry, "Scope"),
             labels: labels(&entry),
-            entry,
+            entry: entry.exact(),
         }
     }
 }
