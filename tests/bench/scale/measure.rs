@@ -26,8 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Lists of all containers that are timed.
 const LISTS: usize = 21;
 
-/// How long the daemon may settle before it counts as idle.
+/// For how long the daemon settles at least before it counts as idle.
 const SETTLING: Duration = Duration::from_secs(5);
+
+/// A daemon that uses less than this part of a core has written the records of what it found.
+const SETTLED: f64 = 0.5;
 
 /// How big a fleet is.
 #[derive(Clone, Copy, Debug)]
@@ -74,11 +77,10 @@ pub async fn column(size: Size, seconds: u64) -> Report {
     let healthy_seconds = begin.elapsed().as_secs_f64();
 
     tokio::time::sleep(SETTLING).await;
+    while begin.elapsed() < PATIENCE && use_of_core(pid, Duration::from_secs(1)).await > SETTLED {}
+    let settled_seconds = begin.elapsed().as_secs_f64();
     let idle_bytes = process::resident(pid);
-    let (began, used) = (Instant::now(), process::cpu_time(pid));
-    tokio::time::sleep(time).await;
-    let used = process::cpu_time(pid) - used;
-    let idle_percent = 100.0 * used.as_secs_f64() / began.elapsed().as_secs_f64();
+    let idle_percent = 100.0 * use_of_core(pid, time).await;
 
     let (list_first, list_whole) = load::lists(addr, LISTS).await;
     let names = names(addr).await;
@@ -106,6 +108,7 @@ pub async fn column(size: Size, seconds: u64) -> Report {
         own_share_p50_ms: millis(own(0.5)),
         own_share_p99_ms: millis(own(0.99)),
         healthy_seconds,
+        settled_seconds,
         list_first_byte_ms: millis(list_first),
         list_whole_ms: millis(list_whole),
         inspections_per_second: inspections.rate,
@@ -117,6 +120,14 @@ pub async fn column(size: Size, seconds: u64) -> Report {
         limits,
         ..Report::about(size)
     }
+}
+
+/// The part of one core that a process uses for some time.
+async fn use_of_core(pid: u32, time: Duration) -> f64 {
+    let (began, used) = (Instant::now(), process::cpu_time(pid));
+    tokio::time::sleep(time).await;
+    let used = process::cpu_time(pid) - used;
+    used.as_secs_f64() / began.elapsed().as_secs_f64()
 }
 
 fn millis(time: Duration) -> f64 {

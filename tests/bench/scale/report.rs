@@ -21,6 +21,9 @@ pub struct Report {
     pub own_share_p50_ms: f64,
     pub own_share_p99_ms: f64,
     pub healthy_seconds: f64,
+    /// Until the records of what was found were written too; idle begins here.
+    #[serde(default)]
+    pub settled_seconds: f64,
     pub list_first_byte_ms: f64,
     pub list_whole_ms: f64,
     pub inspections_per_second: f64,
@@ -70,6 +73,7 @@ impl Report {
             ("create, own share, median ms", self.own_share_p50_ms),
             ("create, own share, p99 ms", self.own_share_p99_ms),
             ("all nodes healthy, s", self.healthy_seconds),
+            ("  and their records written, s", self.settled_seconds),
             ("list, first byte, ms", self.list_first_byte_ms),
             ("list, whole, ms", self.list_whole_ms),
             ("inspect/s, 16 clients", self.inspections_per_second),
@@ -86,7 +90,7 @@ impl Report {
             self.engines, self.containers_per_engine, self.commit, self.date, self.machine
         );
         for (name, figure) in rows {
-            let _ = write!(text, "{name:<30} {figure:>10.1}");
+            let _ = write!(text, "{name:<32} {figure:>10.1}");
             if let Some(target) = self.target(name) {
                 let (sign, limit, is_met) = match target {
                     Target::Least(limit) => ("≥", limit, figure >= limit),
