@@ -53,7 +53,7 @@ mod tests {
         check(b"{}", false);
         check(&[b'a'; SHORTEST - 1], false);
         check(&[b'a'; SHORTEST], true);
-        let noise: Vec<u8> = (0..5000u32).map(|at| (at * at >> 3) as u8).collect();
+        let noise: Vec<u8> = (0..5000u32).map(|at| ((at * at) >> 3) as u8).collect();
         check(&noise, true);
     }
 

@@ -45,7 +45,7 @@ struct Options {
     #[arg(long)]
     json: Option<PathBuf>,
     /// What cargo tells every bench.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     bench: bool,
 }
 
